@@ -1,0 +1,6 @@
+//! One module a subcommand: its arguments, and what it does.
+
+pub mod img;
+pub mod quota;
+pub mod reproduce;
+pub mod trace;

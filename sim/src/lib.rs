@@ -1,0 +1,3 @@
+//! Trace-driven virtual machines on real image chains.
+
+pub mod replay;
