@@ -1,3 +1,16 @@
 //! qcow2 and cache images, stacks of layers, boot traces.
+//!
+//! A [`Disk`](disk::Disk) is a stack of images over [`Storage`](storage::Storage)s; what a storage is, a file
+//! of the host or a simulator's model, the images do not know.
 
+pub mod cache;
+pub mod disk;
+mod error;
+pub mod qcow2;
+mod raw;
+pub mod runtime;
+pub mod storage;
 pub mod trace;
+
+pub use error::{Error, Result};
+pub use raw::RawImage;

@@ -1,3 +1,4 @@
 //! Trace-driven virtual machines on real image chains.
 
 pub mod replay;
+pub mod vm;

@@ -1,6 +1,19 @@
 //! One recorded boot, request by request, through a chain of real images.
+//!
+//! The images lie on storage without payload: their tables are real, of guest data only extents are kept.
+//! The base is raw, so that whatever is asked of it counts, holes too.
 
-use vmicache_format::trace::Trace;
+use std::rc::Rc;
+
+use vmicache_format::cache::BaseIdentity;
+use vmicache_format::disk::{Disk, Filling, Layer};
+use vmicache_format::qcow2::{self, CacheOptions, CreateOptions, Image, ImageOptions, Mode};
+use vmicache_format::runtime::{LocalRuntime, Runtime};
+use vmicache_format::storage::{Counting, PayloadFree};
+use vmicache_format::trace::{Dependencies, Op, Trace};
+use vmicache_format::{Error, RawImage};
+
+use crate::vm;
 
 /// What stands between the guest and the base image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,10 +63,16 @@ pub struct Outcome {
 /// Why a boot could not be replayed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// Stands for the errors of the images below.
-    #[error("{0}")]
-    Image(String),
+    /// The chain could not be made, or a request failed.
+    #[error(transparent)]
+    Image(#[from] Error),
 }
+
+/// The cluster size of the overlay, in bytes: what qemu-img makes by default.
+pub const OVERLAY_CLUSTER_SIZE: u64 = 65536;
+
+/// Memory for the cached L2 tables of a cache image, in bytes: a boot needs each table once.
+const METADATA_CACHE: u64 = 256 << 10;
 
 /// Replays `boot` through a fresh overlay over `chain`, after the boots of `fill`, in this order and each
 /// with an overlay of its own, have filled the cache. A warm layout with an empty `fill` is filled by `boot`
@@ -63,65 +82,123 @@ pub enum ReplayError {
 /// If the chain cannot be made (a quota below the empty cache's metadata, a cluster size that the format
 /// does not have) or a request lies beyond the disk.
 pub fn replay(boot: &Trace, fill: &[&Trace], chain: &Chain) -> Result<Outcome, ReplayError> {
-    stand_in::replay(boot, fill, chain)
+    match chain.layout {
+        Layout::Plain => boot_through(None, boot, chain),
+        Layout::Cold => boot_through(Some(&Cache::new(chain)?.storage), boot, chain),
+        Layout::Warm => {
+            let mut cache = Cache::new(chain)?;
+            let itself = [boot];
+            for filling in if fill.is_empty() { &itself } else { fill } {
+                cache.boot(filling)?;
+            }
+            cache.boot(boot)
+        }
+    }
+}
+
+/// A cache image over a raw base, with whatever the boots so far have left in it.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    storage: PayloadFree,
+    chain: Chain,
+}
+
+impl Cache {
+    /// An empty cache image for `chain`, whose layout does not matter here.
+    ///
+    /// # Errors
+    /// If there can be no such image.
+    pub fn new(chain: &Chain) -> Result<Self, ReplayError> {
+        let storage = PayloadFree::new();
+        let options = CreateOptions {
+            cluster_size: chain.cluster_size,
+            backing: Some(("base".into(), "raw".into())),
+            cache: Some(CacheOptions {
+                quota: chain.quota.unwrap_or(u64::MAX),
+                base: Some(BaseIdentity::Version("recorded".into())),
+            }),
+            ..CreateOptions::new(chain.disk_size)
+        };
+        LocalRuntime::new().block_on(qcow2::create(&storage, "cache image", &options))?;
+        Ok(Cache { storage, chain: *chain })
+    }
+
+    /// Replays `boot` through a fresh overlay over this cache, which keeps what it reads.
+    ///
+    /// # Errors
+    /// If a request lies beyond the disk.
+    pub fn boot(&mut self, boot: &Trace) -> Result<Outcome, ReplayError> {
+        boot_through(Some(&self.storage), boot, &self.chain)
+    }
+
+    /// A cache of the same content that goes its own way from here.
+    pub fn fork(&self) -> Self {
+        Cache { storage: self.storage.deep_clone(), chain: self.chain }
+    }
+}
+
+/// The images of one boot, open.
+struct Opened {
+    base: Counting<PayloadFree>,
+    cache: Option<Rc<Image<Counting<PayloadFree>>>>,
+    overlay: PayloadFree,
+    disk: Disk<Counting<PayloadFree>>,
+}
+
+async fn open(cache: Option<&PayloadFree>, chain: &Chain, runtime: Rc<dyn Runtime>) -> Result<Opened, Error> {
+    let options = ImageOptions { metadata_cache: Some(METADATA_CACHE), ..ImageOptions::default() };
+    let base = Counting::new(PayloadFree::of_len(chain.disk_size));
+    let overlay = PayloadFree::new();
+    let below = if cache.is_some() { "qcow2" } else { "raw" };
+    let create = CreateOptions {
+        cluster_size: OVERLAY_CLUSTER_SIZE,
+        backing: Some(("below".into(), below.into())),
+        ..CreateOptions::new(chain.disk_size)
+    };
+    qcow2::create(&overlay, "overlay", &create).await?;
+    let image = |storage: &PayloadFree, name, mode| {
+        Image::open(Counting::new(storage.clone()), name, mode, options.clone(), runtime.clone())
+    };
+    let mut layers = vec![Rc::new(Layer::Qcow2(image(&overlay, "overlay", Mode::Write).await?))];
+    let cache = match cache {
+        Some(storage) => Some(image(storage, "cache image", Mode::Fill).await?),
+        None => None,
+    };
+    layers.extend(cache.iter().map(|image| Rc::new(Layer::Qcow2(image.clone()))));
+    layers.push(Rc::new(Layer::Raw(RawImage::open(base.clone(), "base image", false).await?)));
+    let disk = Disk::new(layers, Filling::Beside, runtime)?;
+    Ok(Opened { base, cache, overlay, disk })
+}
+
+fn boot_through(cache: Option<&PayloadFree>, boot: &Trace, chain: &Chain) -> Result<Outcome, ReplayError> {
+    use vmicache_format::storage::Storage;
+    let runtime = LocalRuntime::new();
+    let dependencies = Dependencies::infer(boot);
+    let outcome = runtime.block_on(async {
+        let images = open(cache, chain, runtime.clone()).await?;
+        vm::boot(&images.disk, boot, &dependencies).await?;
+        images.disk.close().await?;
+        let reads = images.base.counts().guest_reads;
+        let length = async |storage: &PayloadFree| storage.len().await.unwrap_or(0);
+        Ok::<_, Error>(Outcome {
+            guest_requests: boot.requests.len() as u64,
+            guest_bytes_read: boot.requests.iter().filter(|r| r.op == Op::Read).map(|r| r.length).sum(),
+            base_bytes_read: reads.bytes,
+            base_requests: reads.requests,
+            cache_bytes_in_use: images.cache.as_ref().map_or(0, |image| image.bytes_in_use()),
+            cache_data_bytes: images.cache.as_ref().map_or(0, |image| image.data_bytes()),
+            cache_file_bytes: match cache {
+                Some(storage) => length(storage).await,
+                None => 0,
+            },
+            overlay_file_bytes: length(&images.overlay).await,
+        })
+    });
+    Ok(outcome?)
 }
 
 /// The smallest disk, in bytes, that holds every request of `boots`: whole sectors of 512 bytes.
 pub fn disk_size_for<'a>(boots: impl IntoIterator<Item = &'a Trace>) -> u64 {
-    let end = boots.into_iter().flat_map(|t| &t.requests).map(|r| r.offset + r.length).max();
-    end.unwrap_or(0).next_multiple_of(512)
-}
-
-/// A crude set of clusters in place of the images, until the chain itself is here.
-mod stand_in {
-    use super::*;
-    use std::collections::HashSet;
-    use vmicache_format::trace::Op;
-
-    pub fn replay(boot: &Trace, fill: &[&Trace], chain: &Chain) -> Result<Outcome, ReplayError> {
-        let cs = chain.cluster_size;
-        let empty = chain.disk_size / cs * 8 / (cs / 8) + 4 * cs;
-        let quota = chain.quota.unwrap_or(u64::MAX);
-        if chain.layout != Layout::Plain && quota < empty {
-            return Err(ReplayError::Image(format!(
-                "a quota of {quota} bytes is below the {empty} bytes of metadata of the empty image"
-            )));
-        }
-        let limit = quota.saturating_sub(empty) / (cs + 16);
-        let mut cache = HashSet::new();
-        let mut run = |t: &Trace| {
-            let mut o = Outcome::default();
-            for r in t.requests.iter().filter(|r| r.op == Op::Read) {
-                o.guest_requests += 1;
-                o.guest_bytes_read += r.length;
-                if chain.layout == Layout::Plain {
-                    o.base_bytes_read += r.length;
-                    o.base_requests += 1;
-                    continue;
-                }
-                let before = o.base_bytes_read;
-                for c in r.offset / cs..(r.offset + r.length).div_ceil(cs) {
-                    if !cache.contains(&c) {
-                        o.base_bytes_read += cs;
-                        if (cache.len() as u64) < limit {
-                            cache.insert(c);
-                        }
-                    }
-                }
-                o.base_requests += u64::from(o.base_bytes_read > before);
-            }
-            o.cache_data_bytes = cache.len() as u64 * cs;
-            o.cache_bytes_in_use = empty + cache.len() as u64 * (cs + 16);
-            o.cache_file_bytes = o.cache_bytes_in_use.next_multiple_of(cs);
-            o.overlay_file_bytes = 786_432;
-            o
-        };
-        if chain.layout == Layout::Warm {
-            match fill {
-                [] => drop(run(boot)),
-                boots => boots.iter().for_each(|b| drop(run(b))),
-            }
-        }
-        Ok(run(boot))
-    }
+    let end = boots.into_iter().flat_map(|t| &t.requests).map(|r| r.offset.saturating_add(r.length)).max();
+    end.unwrap_or(0).checked_next_multiple_of(512).unwrap_or(u64::MAX)
 }

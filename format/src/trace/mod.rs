@@ -1,8 +1,31 @@
 //! Boot traces: what a guest asked of its disk, request by request.
 //!
-//! Columns of the CSV form: `start_us,end_us,op,offset,length`; times in microseconds from the first
-//! request, offsets and lengths in bytes on the guest's disk.
+//! A trace is a CSV file, plain or compressed with gzip, whose first line names its columns:
+//!
+//! ```text
+//! start_us,end_us,op,offset,length
+//! 0,500,read,0,512
+//! 60005,60085,read,1048576,4096
+//! ```
+//!
+//! Times are whole microseconds from the first request, offsets and lengths bytes on the guest's disk, `op` one
+//! of `read`, `write`, `zero`, `trim` and `flush`. Columns may come in any order, others beside them are
+//! ignored, and fields are not quoted.
 
+mod analysis;
+mod dependencies;
+mod error;
+mod ranges;
+mod read;
+mod write;
+
+pub use analysis::{Counts, Overlap, Summary, overlap, working_set};
+pub use dependencies::{Dependencies, Learned, Link};
+pub use error::TraceError;
+pub use read::{MAX_BYTES, MAX_LINE, MAX_REQUESTS, MAX_TIME};
+
+use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 /// What a request asks for.
@@ -20,6 +43,33 @@ pub enum Op {
     Flush,
 }
 
+impl Op {
+    /// Every operation there is.
+    pub const ALL: [Op; 5] = [Op::Read, Op::Write, Op::Zero, Op::Trim, Op::Flush];
+
+    /// The operation's name in a trace file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Op::Read => "read",
+            Op::Write => "write",
+            Op::Zero => "zero",
+            Op::Trim => "trim",
+            Op::Flush => "flush",
+        }
+    }
+
+    /// The operation of that name.
+    pub fn from_name(name: &str) -> Option<Op> {
+        Self::ALL.into_iter().find(|op| op.name() == name)
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
 /// One request of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -35,9 +85,48 @@ pub struct Request {
     pub length: u64,
 }
 
+impl Request {
+    /// The bytes of the guest's disk that it concerns; empty for a flush.
+    pub fn range(&self) -> Range<u64> {
+        self.offset..self.offset.saturating_add(self.length)
+    }
+
+    /// The time from its issue to its completion.
+    pub fn latency(&self) -> Duration {
+        self.end.saturating_sub(self.start)
+    }
+}
+
 /// The requests of one boot, in the order in which they were issued.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trace {
     /// Ordered by `start`; requests that start together keep the order of the recording.
     pub requests: Vec<Request>,
+}
+
+impl Trace {
+    /// The reads alone, in order of issue.
+    pub fn reads(&self) -> impl Iterator<Item = &Request> {
+        self.requests.iter().filter(|request| request.op == Op::Read)
+    }
+
+    /// The time from the first issue to the last completion.
+    pub fn span(&self) -> Duration {
+        let first = self.requests.iter().map(|request| request.start).min().unwrap_or_default();
+        let last = self.requests.iter().map(|request| request.end).max().unwrap_or_default();
+        last.saturating_sub(first)
+    }
+
+    /// Checks that every request lies on a disk of `disk_size` bytes.
+    ///
+    /// # Errors
+    /// [`TraceError::BeyondDisk`] with the first request that ends beyond it.
+    pub fn check_within(&self, disk_size: u64) -> Result<(), TraceError> {
+        match self.requests.iter().position(|request| request.range().end > disk_size) {
+            None => Ok(()),
+            Some(index) => {
+                Err(TraceError::BeyondDisk { number: index + 1, request: self.requests[index], disk_size })
+            }
+        }
+    }
 }

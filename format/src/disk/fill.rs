@@ -1,0 +1,73 @@
+//! Copy-on-read: filling a cache with what is read through it.
+
+use super::{Piece, Stack};
+use crate::qcow2::{Image, InFlight, Progress, Reservation};
+use crate::storage::{DataKind, Storage};
+use std::ops::Range;
+use std::rc::Rc;
+
+impl<S: Storage> Stack<S> {
+    /// Fetches whole clusters from below layer `number` and copies them into its cache, as a task: whoever
+    /// reads them waits for the record, and nobody's going away stops it.
+    pub(super) fn spawn_fill(
+        self: &Rc<Self>,
+        number: usize,
+        cache: Rc<Image<S>>,
+        record: Rc<InFlight<S::Payload>>,
+        reservation: Reservation,
+    ) {
+        let stack = self.clone();
+        self.runtime.spawn(Box::pin(async move {
+            let bytes = (record.clusters.end - record.clusters.start) * cache.cluster_size();
+            stack.copying.set(stack.copying.get() + bytes);
+            stack.fill(number, &cache, &record, reservation).await;
+            stack.copying.set(stack.copying.get() - bytes);
+        }));
+    }
+
+    async fn fill(
+        self: &Rc<Self>,
+        number: usize,
+        cache: &Rc<Image<S>>,
+        record: &InFlight<S::Payload>,
+        reservation: Reservation,
+    ) {
+        let cluster_size = cache.cluster_size();
+        let range = record.clusters.start * cluster_size..record.clusters.end * cluster_size;
+        let pieces = match self.read(number + 1, range.clone(), DataKind::Guest).await {
+            Ok(pieces) => pieces,
+            Err(error) => {
+                *record.progress.borrow_mut() = Progress::Failed(error);
+                record.changed.notify();
+                return cache.abandon(record, reservation).await;
+            }
+        };
+        let has_holes = pieces.iter().any(|piece| piece.data.is_none());
+        let data: Vec<S::Payload> = pieces.iter().map(Piece::payload).collect();
+        let holes: Vec<Range<u64>> = match has_holes && cache.header().version >= 3 {
+            true => pieces.iter().filter(|piece| piece.data.is_none()).map(|piece| piece.range.clone()).collect(),
+            false => vec![],
+        };
+        *record.progress.borrow_mut() = Progress::Fetched(pieces);
+        record.changed.notify();
+
+        // Whole clusters that nothing below has need no place here.
+        let is_hole = |cluster: u64| {
+            let cluster = cluster * cluster_size..(cluster + 1) * cluster_size;
+            holes.iter().any(|hole| hole.start <= cluster.start && cluster.end <= hole.end)
+        };
+        let all_holes = has_holes && record.clusters.clone().all(is_hole);
+        let written = match all_holes {
+            true => Ok(()),
+            false => cache.write_reserved(&reservation, &data).await,
+        };
+        match written {
+            Ok(()) => cache.commit(record, reservation, is_hole).await,
+            Err(_) => {
+                // The guest has its data; only the copy is lost.
+                cache.failed_fills.set(cache.failed_fills.get() + 1);
+                cache.abandon(record, reservation).await;
+            }
+        }
+    }
+}

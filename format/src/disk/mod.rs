@@ -1,0 +1,211 @@
+//! Disks: what a guest sees. A disk is a stack of layers, top first; several disks may share layers (one
+//! base under many caches, one cache under many overlays).
+
+mod fill;
+mod identity;
+mod read;
+mod write;
+
+pub use identity::identify;
+
+use crate::error::{Error, Result};
+use crate::qcow2::{Image, Mode};
+use crate::raw::RawImage;
+use crate::runtime::Runtime;
+use crate::storage::{Payload, Storage};
+use std::cell::Cell;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// One image of a stack.
+pub enum Layer<S: Storage> {
+    /// The disk's bytes as they are.
+    Raw(RawImage<S>),
+    /// A qcow2 image; a cache image if it was opened to be filled.
+    Qcow2(Rc<Image<S>>),
+}
+
+impl<S: Storage> Layer<S> {
+    /// Bytes of the disk that this layer describes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Layer::Raw(raw) => raw.size(),
+            Layer::Qcow2(image) => image.size(),
+        }
+    }
+
+    /// The name by which errors speak of it.
+    pub fn name(&self) -> Arc<str> {
+        match self {
+            Layer::Raw(raw) => raw.name(),
+            Layer::Qcow2(image) => image.name(),
+        }
+    }
+
+    /// The image, if it is a cache that is being filled.
+    fn filling(&self) -> Option<&Rc<Image<S>>> {
+        match self {
+            Layer::Qcow2(image) if image.mode() == Mode::Fill => Some(image),
+            _ => None,
+        }
+    }
+}
+
+/// A part of what was read; no data means zeroes.
+#[derive(Clone, Debug)]
+pub(crate) struct Piece<P> {
+    /// Bytes on the disk.
+    pub range: Range<u64>,
+    pub data: Option<P>,
+}
+
+impl<P: Payload> Piece<P> {
+    fn payload(&self) -> P {
+        match &self.data {
+            Some(data) => data.clone(),
+            None => P::zeroed(self.range.end - self.range.start),
+        }
+    }
+
+    /// The part of this piece that lies in `range`.
+    fn within(&self, range: &Range<u64>) -> Option<Self> {
+        let common = self.range.start.max(range.start)..self.range.end.min(range.end);
+        if common.is_empty() {
+            return None;
+        }
+        let data = self.data.as_ref().map(|data| {
+            if common == self.range {
+                data.clone()
+            } else {
+                data.slice(common.start - self.range.start..common.end - self.range.start)
+            }
+        });
+        Some(Piece { range: common, data })
+    }
+}
+
+/// Whether a guest's read waits for the copy that a cache keeps of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Filling {
+    /// The read ends when its data is there; the copy goes on.
+    #[default]
+    Beside,
+    /// The read ends when the copy is written too.
+    InPath,
+}
+
+/// Copies that go on beside guests hold at most this much memory; beyond it, reads wait for their copy.
+const FILL_MEMORY: u64 = 64 << 20;
+
+struct Stack<S: Storage> {
+    layers: Vec<Rc<Layer<S>>>,
+    runtime: Rc<dyn Runtime>,
+    filling: Filling,
+    /// Bytes of copies under way.
+    copying: Cell<u64>,
+}
+
+/// A stack of layers as a guest sees it: one disk with the size of its top layer. Clones are the same disk.
+pub struct Disk<S: Storage> {
+    stack: Rc<Stack<S>>,
+}
+
+impl<S: Storage> Clone for Disk<S> {
+    fn clone(&self) -> Self {
+        Disk { stack: self.stack.clone() }
+    }
+}
+
+impl<S: Storage> Disk<S> {
+    /// A disk of `layers`, top first. Only the top layer is written by guests; caches are filled wherever
+    /// they stand.
+    ///
+    /// # Errors
+    /// If there is no layer.
+    pub fn new(layers: Vec<Rc<Layer<S>>>, filling: Filling, runtime: Rc<dyn Runtime>) -> Result<Self> {
+        if layers.is_empty() {
+            return Err(Error::Refused { image: "disk".into(), problem: "a disk needs at least one layer".into() });
+        }
+        Ok(Disk { stack: Rc::new(Stack { layers, runtime, filling, copying: Cell::new(0) }) })
+    }
+
+    /// Bytes of the disk.
+    pub fn size(&self) -> u64 {
+        self.stack.layers[0].size()
+    }
+
+    /// The layers, top first.
+    pub fn layers(&self) -> &[Rc<Layer<S>>] {
+        &self.stack.layers
+    }
+
+    /// Reads `len` bytes at `offset`.
+    ///
+    /// # Errors
+    /// If the range goes beyond the disk, a layer is damaged there, or a storage fails.
+    pub async fn read(&self, offset: u64, len: u64) -> Result<S::Payload> {
+        self.check(offset, len)?;
+        let pieces = self.stack.read(0, offset..offset + len, crate::storage::DataKind::Guest).await?;
+        Ok(match pieces.as_slice() {
+            [piece] => piece.payload(),
+            pieces => S::Payload::concat(&pieces.iter().map(Piece::payload).collect::<Vec<_>>()),
+        })
+    }
+
+    /// Writes `data` at `offset`. Dropping the future cancels no part that has begun.
+    ///
+    /// # Errors
+    /// If the range goes beyond the disk, the top layer is not writable, or a storage fails.
+    pub async fn write(&self, offset: u64, data: S::Payload) -> Result<()> {
+        self.check(offset, data.len())?;
+        self.stack.write(offset, data).await
+    }
+
+    /// Makes `len` bytes at `offset` read as zeroes.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        self.check(offset, len)?;
+        self.stack.write_zeroes(offset..offset + len).await
+    }
+
+    /// Makes everything written before durable. The batches of caches below are closed too, but nobody waits
+    /// for them: a cache may be lost.
+    ///
+    /// # Errors
+    /// If a storage fails.
+    pub async fn flush(&self) -> Result<()> {
+        for layer in self.stack.layers.iter().skip(1) {
+            if let Some(cache) = layer.filling() {
+                cache.publish_in_background();
+            }
+        }
+        match &*self.stack.layers[0] {
+            Layer::Raw(raw) => raw.flush().await,
+            Layer::Qcow2(image) => image.flush().await,
+        }
+    }
+
+    /// Waits for what is in flight and brings every layer's file up to date, bottom first.
+    ///
+    /// # Errors
+    /// If a storage fails.
+    pub async fn close(&self) -> Result<()> {
+        for layer in self.stack.layers.iter().rev() {
+            if let Layer::Qcow2(image) = &**layer {
+                image.close().await?;
+            }
+        }
+        self.flush().await
+    }
+
+    fn check(&self, offset: u64, length: u64) -> Result<()> {
+        let size = self.size();
+        if offset.checked_add(length).is_some_and(|end| end <= size) {
+            return Ok(());
+        }
+        Err(Error::BeyondDisk { image: self.stack.layers[0].name(), offset, length, size })
+    }
+}

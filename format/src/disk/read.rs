@@ -1,0 +1,196 @@
+//! Reading through a stack of layers.
+
+use super::{Filling, Layer, Piece, Stack};
+use crate::error::Result;
+use crate::qcow2::{Image, InFlight, Kind, Progress};
+use crate::storage::{DataKind, Payload, Storage};
+use futures_util::future::try_join_all;
+use smallvec::SmallVec;
+use std::ops::Range;
+use std::rc::Rc;
+
+pub(super) type Pieces<P> = SmallVec<[Piece<P>; 2]>;
+type Ranges = SmallVec<[Range<u64>; 2]>;
+
+/// Where a part of what is read comes from.
+enum Source<S: Storage> {
+    Zeroes,
+    /// A raw layer, at the same offset.
+    Raw(usize),
+    /// A qcow2 layer, at a host offset.
+    Host(usize, u64),
+    /// A copy of a cache that is on its way.
+    Copy(Rc<InFlight<S::Payload>>),
+}
+
+struct Part<S: Storage> {
+    range: Range<u64>,
+    source: Source<S>,
+}
+
+type Parts<S> = SmallVec<[Part<S>; 2]>;
+
+impl<S: Storage> Stack<S> {
+    /// Reads a range from layer `first` and those below: pieces in order that cover it. Every layer is asked
+    /// for what those above do not have; the lowest is followed by zeroes.
+    pub(super) async fn read(
+        self: &Rc<Self>,
+        first: usize,
+        range: Range<u64>,
+        kind: DataKind,
+    ) -> Result<Pieces<S::Payload>> {
+        let mut parts = self.locate(first, range, kind).await?;
+        parts.sort_unstable_by_key(|part| part.range.start);
+        if let [part] = parts.as_slice() {
+            return self.fetch(part, kind).await;
+        }
+        let read = try_join_all(parts.iter().map(|part| self.fetch(part, kind))).await?;
+        Ok(read.into_iter().flatten().collect())
+    }
+
+    async fn locate(self: &Rc<Self>, first: usize, range: Range<u64>, kind: DataKind) -> Result<Parts<S>> {
+        let mut parts = Parts::<S>::new();
+        let mut pending = Ranges::new();
+        if !range.is_empty() {
+            pending.push(range);
+        }
+        for (number, layer) in self.layers.iter().enumerate().skip(first) {
+            let mut unmapped = Ranges::new();
+            for range in pending {
+                let end = layer.size().clamp(range.start, range.end);
+                push(&mut parts, end..range.end, Source::Zeroes);
+                let inside = range.start..end;
+                match &**layer {
+                    Layer::Raw(_) => push(&mut parts, inside, Source::Raw(number)),
+                    // What is read to recognise a base must not be taken for what a boot needs.
+                    Layer::Qcow2(image) if image.mode() == crate::qcow2::Mode::Fill && kind == DataKind::Guest => {
+                        self.locate_in_cache(number, image, inside, &mut parts, &mut unmapped).await?;
+                    }
+                    Layer::Qcow2(image) => {
+                        let mut rest = inside;
+                        while !rest.is_empty() {
+                            let run = image.map(&rest).await?;
+                            let part = image.bytes_before(&rest, run.end);
+                            rest.start = part.end;
+                            place(number, image, part, run.kind, &mut parts, &mut unmapped);
+                        }
+                    }
+                }
+            }
+            pending = unmapped;
+            if pending.is_empty() {
+                break;
+            }
+        }
+        pending.into_iter().for_each(|range| push(&mut parts, range, Source::Zeroes));
+        Ok(parts)
+    }
+
+    async fn locate_in_cache(
+        self: &Rc<Self>,
+        number: usize,
+        image: &Rc<Image<S>>,
+        range: Range<u64>,
+        parts: &mut Parts<S>,
+        unmapped: &mut Ranges,
+    ) -> Result<()> {
+        use crate::qcow2::FillStep;
+        let mut rest = range;
+        while !rest.is_empty() {
+            let part = match image.map_or_fill(&rest).await? {
+                FillStep::Run(run) => {
+                    let part = image.bytes_before(&rest, run.end);
+                    place(number, image, part.clone(), run.kind, parts, unmapped);
+                    part
+                }
+                FillStep::Join(record) => {
+                    let part = image.bytes_before(&rest, record.clusters.end);
+                    push(parts, part.clone(), Source::Copy(record));
+                    part
+                }
+                FillStep::Fetch(record, reservation) => {
+                    let part = image.bytes_before(&rest, record.clusters.end);
+                    push(parts, part.clone(), Source::Copy(record.clone()));
+                    self.spawn_fill(number, image.clone(), record, reservation);
+                    part
+                }
+            };
+            rest.start = part.end;
+        }
+        Ok(())
+    }
+
+    async fn fetch(self: &Rc<Self>, part: &Part<S>, kind: DataKind) -> Result<Pieces<S::Payload>> {
+        let range = part.range.clone();
+        let data = match &part.source {
+            Source::Zeroes => None,
+            Source::Raw(number) => match &*self.layers[*number] {
+                Layer::Raw(raw) => Some(raw.read(kind, &range).await?),
+                Layer::Qcow2(_) => None,
+            },
+            Source::Host(number, offset) => match &*self.layers[*number] {
+                Layer::Qcow2(image) => Some(image.read_data(kind, *offset, range.end - range.start).await?),
+                Layer::Raw(_) => None,
+            },
+            Source::Copy(record) => return self.await_copy(record, &range).await,
+        };
+        Ok(Pieces::from_iter([Piece { range, data }]))
+    }
+
+    /// Waits for the data of a copy under way, and for the copy itself if the guest is to.
+    async fn await_copy(
+        &self,
+        record: &InFlight<S::Payload>,
+        range: &Range<u64>,
+    ) -> Result<Pieces<S::Payload>> {
+        loop {
+            let changed = record.changed.listen();
+            let in_path = self.filling == Filling::InPath || self.copying.get() > super::FILL_MEMORY;
+            match &*record.progress.borrow() {
+                Progress::Failed(error) => return Err(error.clone()),
+                Progress::Fetched(pieces) if !in_path || record.done.get() => {
+                    return Ok(pieces.iter().filter_map(|piece| piece.within(range)).collect());
+                }
+                _ => {}
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Sorts a mapped run into what is read here and what is asked of the layer below.
+fn place<S: Storage>(
+    number: usize,
+    image: &Image<S>,
+    range: Range<u64>,
+    kind: Kind,
+    parts: &mut Parts<S>,
+    unmapped: &mut Ranges,
+) {
+    match kind {
+        Kind::Zero | Kind::ZeroAllocated(_) => push(parts, range, Source::Zeroes),
+        Kind::Data { host, .. } => {
+            let within = range.start % image.cluster_size();
+            push(parts, range, Source::Host(number, host * image.cluster_size() + within));
+        }
+        Kind::Absent => match unmapped.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => unmapped.push(range),
+        },
+    }
+}
+
+fn push<S: Storage>(parts: &mut Parts<S>, range: Range<u64>, source: Source<S>) {
+    if !range.is_empty() {
+        parts.push(Part { range, source });
+    }
+}
+
+impl<S: Storage> Image<S> {
+    async fn read_data(&self, kind: DataKind, offset: u64, len: u64) -> Result<S::Payload> {
+        self.check_within_file("data cluster", offset, len).await?;
+        let data = self.storage().read(kind, offset, len).await.map_err(self.blame().io("reading data", offset))?;
+        debug_assert_eq!(data.len(), len);
+        Ok(data)
+    }
+}

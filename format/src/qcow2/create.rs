@@ -1,0 +1,181 @@
+//! New images, and the description of existing ones.
+
+use super::geometry::Geometry;
+use super::header::*;
+use super::slices::encode;
+use crate::cache::{BaseIdentity, CacheExtension};
+use crate::error::{Blame, Error, Result};
+use crate::storage::{MetadataKind, Storage};
+use std::sync::Arc;
+
+/// What makes a new image a cache image.
+#[derive(Clone, Debug)]
+pub struct CacheOptions {
+    /// What the length of the image's file may not exceed, in bytes.
+    pub quota: u64,
+    /// Which base it belongs to.
+    pub base: Option<BaseIdentity>,
+}
+
+/// What a new image is to be.
+#[derive(Clone, Debug)]
+pub struct CreateOptions {
+    /// Bytes of the disk.
+    pub size: u64,
+    /// Bytes of a cluster: a power of two from 512 to 2 MiB.
+    pub cluster_size: u64,
+    /// 2 or 3.
+    pub version: u32,
+    /// Name and format (`raw` or `qcow2`) of the backing file.
+    pub backing: Option<(String, String)>,
+    /// Present for a cache image.
+    pub cache: Option<CacheOptions>,
+}
+
+impl CreateOptions {
+    /// An image of version 3 with clusters of 64 KiB and no backing file.
+    pub fn new(size: u64) -> Self {
+        CreateOptions { size, cluster_size: 65536, version: 3, backing: None, cache: None }
+    }
+}
+
+/// How the parts of an empty image lie in its file, in clusters: header, refcount table, refcount blocks,
+/// L1 table.
+struct Layout {
+    table_clusters: u64,
+    blocks: u64,
+    l1_clusters: u64,
+}
+
+impl Layout {
+    /// The refcount table is made for all that the file may ever hold, so that it never has to move.
+    fn of(options: &CreateOptions, geometry: &Geometry) -> Self {
+        let cluster = geometry.cluster_size();
+        let entries = l1_entries(options.size, geometry.cluster_bits);
+        let l1_clusters = (entries * 8).div_ceil(cluster).max(1);
+        let data = options.size.div_ceil(cluster) + entries + l1_clusters;
+        let full = data + data / (1 << (geometry.block_bits - 2)) + 16;
+        let most = options.cache.as_ref().map_or(full, |cache| full.min(cache.quota / cluster));
+        let per_table_cluster = 1u64 << (geometry.block_bits + geometry.l2_bits);
+        let most_clusters = MAX_REFCOUNT_TABLE_BYTES / cluster;
+        let table_clusters = most.div_ceil(per_table_cluster).clamp(1, most_clusters);
+        let mut blocks = 1;
+        while (1 + table_clusters + blocks + l1_clusters).div_ceil(1 << geometry.block_bits) > blocks {
+            blocks += 1;
+        }
+        Layout { table_clusters, blocks, l1_clusters }
+    }
+
+    fn clusters(&self) -> u64 {
+        1 + self.table_clusters + self.blocks + self.l1_clusters
+    }
+}
+
+fn check(options: &CreateOptions, blame: &Blame) -> Result<Geometry> {
+    let CreateOptions { size, cluster_size, version, .. } = *options;
+    let bits = cluster_size.trailing_zeros();
+    if !cluster_size.is_power_of_two() || !CLUSTER_BITS.contains(&bits) {
+        let problem = format!("a cluster size of {cluster_size} bytes: allowed are powers of two from 512 to 2097152 (2 MiB)");
+        return Err(blame.refused(problem));
+    }
+    if !(2..=3).contains(&version) {
+        return Err(blame.refused(format!("qcow2 version {version}: allowed are 2 (compat=0.10) and 3 (compat=1.1)")));
+    }
+    let largest = MAX_L1_BYTES / 8 << (2 * bits - 3);
+    if size > largest.min(i64::MAX as u64) {
+        return Err(blame.refused(format!(
+            "a disk of {size} bytes: with clusters of {cluster_size} bytes the format ends at {largest}; use larger clusters"
+        )));
+    }
+    Ok(Geometry::new(bits))
+}
+
+/// Bytes of the file of an empty image: nothing but metadata.
+///
+/// # Errors
+/// If the format cannot have such an image.
+pub(crate) fn empty_file_bytes(options: &CreateOptions, blame: &Blame) -> Result<u64> {
+    let geometry = check(options, blame)?;
+    Ok(Layout::of(options, &geometry).clusters() << geometry.cluster_bits)
+}
+
+/// Makes an empty image in `storage`, which must be empty itself. `name` appears in errors.
+///
+/// # Errors
+/// If the options are not such as the format allows, the quota is below the image's own metadata, the
+/// backing file's name does not fit, or the storage fails.
+pub async fn create<S: Storage>(storage: &S, name: &str, options: &CreateOptions) -> Result<()> {
+    let blame = Blame(Arc::from(name));
+    let geometry = check(options, &blame)?;
+    let layout = Layout::of(options, &geometry);
+    let cluster = geometry.cluster_size();
+    let file_bytes = layout.clusters() * cluster;
+
+    let mut header = Header::new(options.version, geometry.cluster_bits, options.size);
+    header.refcount_table_offset = cluster;
+    header.refcount_table_clusters = layout.table_clusters as u32;
+    header.l1_table_offset = (1 + layout.table_clusters + layout.blocks) * cluster;
+    header.l1_size = l1_entries(options.size, geometry.cluster_bits).max(1) as u32;
+    if let Some((file, format)) = &options.backing {
+        header.backing_file = Some(file.clone());
+        header.set_extension(extension::BACKING_FORMAT, format.clone().into_bytes());
+    }
+    if let Some(cache) = &options.cache {
+        check_cache(options, cache, file_bytes, &blame)?;
+        if let Some(base) = &cache.base {
+            header.set_extension(extension::BASE_IDENTITY, base.to_bytes());
+        }
+        let state = CacheExtension { in_use: file_bytes, quota: cache.quota };
+        header.set_extension(extension::CACHE, state.to_bytes());
+    }
+    let first_cluster = header.serialize(&blame)?;
+
+    let first_block = 1 + layout.table_clusters;
+    let block_offsets: Vec<u64> = (first_block..first_block + layout.blocks).map(|block| block * cluster).collect();
+    let mut counts = vec![1u16; layout.clusters() as usize];
+    counts.resize((layout.blocks << geometry.block_bits) as usize, 0);
+    let parts = [
+        (MetadataKind::RefcountTable, cluster, encode(&block_offsets)),
+        (MetadataKind::RefcountBlock, first_block * cluster, encode(&counts)),
+    ];
+    let write = |action| blame.io(action, 0);
+    storage.set_len(file_bytes).await.map_err(write("making the image"))?;
+    for (kind, offset, bytes) in parts {
+        storage.write_metadata(kind, offset, &bytes).await.map_err(blame.io("making the image", offset))?;
+    }
+    // Until the header is there, the file is no image: whatever interrupts this leaves no broken one.
+    storage.flush().await.map_err(write("making the image"))?;
+    storage.write_metadata(MetadataKind::Header, 0, &first_cluster).await.map_err(write("writing the header"))?;
+    storage.flush().await.map_err(write("writing the header"))
+}
+
+fn check_cache(options: &CreateOptions, cache: &CacheOptions, file_bytes: u64, blame: &Blame) -> Result<()> {
+    if options.backing.is_none() {
+        return Err(blame.refused("a cache image needs a backing file: the base image that it caches"));
+    }
+    if cache.quota < file_bytes {
+        let tables = if options.cluster_size == 512 { "; larger clusters need far smaller tables" } else { "" };
+        return Err(blame.refused(format!(
+            "a quota of {} bytes is below the image's own metadata of {file_bytes} bytes for a disk of {} bytes{tables}",
+            cache.quota, options.size,
+        )));
+    }
+    Ok(())
+}
+
+/// Reads the header of the image in `storage`, without judging whether it can be opened.
+///
+/// # Errors
+/// If that is no qcow2 image, or its header breaks the format's rules.
+pub async fn read_header<S: Storage>(storage: &S, name: &str) -> Result<Header> {
+    let blame = Blame(Arc::from(name));
+    let read = async |len| {
+        storage.read_metadata(MetadataKind::Header, 0, len).await.map_err(blame.io("reading the header", 0))
+    };
+    let length = storage.len().await.map_err(blame.io("reading the header", 0))?;
+    let bits = Header::cluster_bits_of(&read(Header::PREFIX).await?, &blame)?;
+    if length < 512 {
+        return Err::<_, Error>(blame.invalid("header", 0, format!("the file ends after {length} bytes")));
+    }
+    Header::parse(&read(1 << bits).await?, &blame)
+}

@@ -1,0 +1,121 @@
+//! Cluster arithmetic and table entries.
+
+use std::ops::Range;
+
+/// Bits 9 to 55 of an L1 or L2 entry: a host offset in bytes.
+pub(crate) const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+/// The refcount of what the entry points at is exactly one.
+pub(crate) const COPIED: u64 = 1 << 63;
+/// An L2 entry describes compressed data.
+pub(crate) const COMPRESSED: u64 = 1 << 62;
+/// An L2 entry (version 3): the cluster reads as zeroes.
+pub(crate) const ZERO: u64 = 1;
+/// Bits of a standard L2 entry that must be zero, beside bit 0.
+pub(crate) const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
+/// Bits of an L1 entry that must be zero.
+pub(crate) const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
+/// Bits of a refcount table entry that must be zero.
+pub(crate) const REFCOUNT_TABLE_RESERVED: u64 = 0x1ff;
+
+/// A slice of a table is at most this many bytes.
+const MAX_SLICE_BITS: u32 = 12;
+
+/// The number of a cluster on the guest's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct GuestCluster(pub u64);
+
+/// The number of a cluster in the image's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct HostCluster(pub u64);
+
+/// A run of clusters in the image's file.
+pub(crate) type HostRun = Range<u64>;
+
+/// Shifts that follow from the cluster size, for refcounts of 16 bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Geometry {
+    pub cluster_bits: u32,
+    /// Binary logarithm of the entries of an L2 table.
+    pub l2_bits: u32,
+    /// Binary logarithm of the entries of a slice of an L2 table.
+    pub slice_bits: u32,
+    /// Binary logarithm of the entries of a refcount block.
+    pub block_bits: u32,
+    /// Binary logarithm of the entries of a slice of a refcount block.
+    pub block_slice_bits: u32,
+}
+
+impl Geometry {
+    pub fn new(cluster_bits: u32) -> Self {
+        let slice_bytes = cluster_bits.min(MAX_SLICE_BITS);
+        Geometry {
+            cluster_bits,
+            l2_bits: cluster_bits - 3,
+            slice_bits: slice_bytes - 3,
+            block_bits: cluster_bits - 1,
+            block_slice_bits: slice_bytes - 1,
+        }
+    }
+
+    pub fn cluster_size(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// The guest clusters that a byte range touches.
+    pub fn guest_clusters(&self, bytes: &Range<u64>) -> Range<u64> {
+        bytes.start >> self.cluster_bits..bytes.end.div_ceil(self.cluster_size())
+    }
+
+    /// The bytes of a run of clusters, guest or host.
+    pub fn bytes(&self, clusters: &Range<u64>) -> Range<u64> {
+        clusters.start << self.cluster_bits..clusters.end << self.cluster_bits
+    }
+
+    pub fn l1_index(&self, cluster: GuestCluster) -> u64 {
+        cluster.0 >> self.l2_bits
+    }
+
+    /// The number of the L2 slice, counted over the whole disk, that maps a guest cluster.
+    pub fn slice_of(&self, cluster: GuestCluster) -> u64 {
+        cluster.0 >> self.slice_bits
+    }
+
+    /// The position of a guest cluster within its L2 slice.
+    pub fn index_in_slice(&self, cluster: GuestCluster) -> usize {
+        (cluster.0 & ((1 << self.slice_bits) - 1)) as usize
+    }
+
+    /// Bytes of a slice, of an L2 table as of a refcount block.
+    pub fn slice_bytes(&self) -> u64 {
+        8 << self.slice_bits
+    }
+
+    /// The L2 table to which a slice belongs, as an index into the L1 table, and where in it the slice lies.
+    pub fn slice_position(&self, slice: u64) -> (usize, u64) {
+        let bits = self.l2_bits - self.slice_bits;
+        ((slice >> bits) as usize, (slice & ((1 << bits) - 1)) * self.slice_bytes())
+    }
+
+    /// The numbers of the slices of one L2 table.
+    pub fn slices_of_table(&self, l1_index: u64) -> Range<u64> {
+        let bits = self.l2_bits - self.slice_bits;
+        l1_index << bits..(l1_index + 1) << bits
+    }
+
+    /// The refcount block, as an index into the refcount table, that counts a host cluster.
+    pub fn block_of(&self, cluster: u64) -> u64 {
+        cluster >> self.block_bits
+    }
+
+    /// The refcount block to which a slice belongs, and where in it the slice lies.
+    pub fn block_slice_position(&self, slice: u64) -> (usize, u64) {
+        let bits = self.block_bits - self.block_slice_bits;
+        ((slice >> bits) as usize, (slice & ((1 << bits) - 1)) * self.slice_bytes())
+    }
+
+    /// The numbers of the slices of one refcount block.
+    pub fn slices_of_block(&self, block: u64) -> Range<u64> {
+        let bits = self.block_bits - self.block_slice_bits;
+        block << bits..(block + 1) << bits
+    }
+}

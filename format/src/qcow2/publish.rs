@@ -1,0 +1,238 @@
+//! The order in which metadata reaches the storage.
+//!
+//! In memory a mapping is visible at once. In the storage, nothing may point at something that a power cut
+//! could have lost. So changes are collected, and published in batches, each in this order:
+//!
+//! 1. data (written when it came) and refcounts; barrier if the refcount table changed; the refcount table;
+//! 2. barrier; L2 entries; 3. barrier; L1 entries; 4. a last barrier, if somebody waits for durability.
+//!
+//! A power cut between two of them leaves clusters that are counted and unreachable, nothing worse. The
+//! content of a batch is what memory holds when it begins: entries are only there once their data is written,
+//! so the first barrier covers all the data that the batch points at.
+
+use super::geometry::OFFSET_MASK;
+use super::image::{Image, Mode};
+use super::slices::encode;
+use crate::error::Result;
+use crate::runtime::Join;
+use crate::storage::{MetadataKind, Storage};
+use std::rc::Rc;
+
+/// Changed metadata: what is to be written where.
+#[derive(Default)]
+struct Batch {
+    refcounts: Vec<(u64, Vec<u8>)>,
+    refcount_keys: Vec<u64>,
+    refcount_table: Vec<(u64, Vec<u8>)>,
+    refcount_table_sectors: Vec<u64>,
+    l2: Vec<(u64, Vec<u8>)>,
+    l2_keys: Vec<u64>,
+    l1: Vec<(u64, Vec<u8>)>,
+    l1_sectors: Vec<u64>,
+    unpublished: u64,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.refcounts.is_empty() && self.l2.is_empty() && self.refcount_table.is_empty() && self.l1.is_empty()
+    }
+}
+
+const SECTOR: u64 = 512;
+
+/// The right to publish; one at a time.
+pub(super) struct Turn<'a, S: Storage>(&'a Image<S>);
+
+impl<S: Storage> Drop for Turn<'_, S> {
+    fn drop(&mut self) {
+        self.0.publishing.set(false);
+        self.0.published.notify();
+    }
+}
+
+impl<S: Storage> Image<S> {
+    /// Publishes everything that has been committed, and makes it durable. Dropping the future stops nothing.
+    ///
+    /// # Errors
+    /// If the storage fails; what could not be written is tried again the next time.
+    pub async fn flush(self: &Rc<Self>) -> Result<()> {
+        let image = self.clone();
+        Join::spawn(&*self.runtime, async move { image.publish(true).await }).await
+    }
+
+    /// Publishes what is pending in the background, without waiting for it.
+    pub(crate) fn publish_in_background(self: &Rc<Self>) {
+        let image = self.clone();
+        // What fails stays pending; whoever flushes or closes is told.
+        self.runtime.spawn(Box::pin(async move { drop(image.publish(false).await) }));
+    }
+
+    /// Closes the open batch if it has become too large, and sees that that of a cache does not grow too old.
+    pub(crate) fn publish_when_due(self: &Rc<Self>) {
+        let due = {
+            let state = self.state.borrow();
+            state.unpublished >= self.options.batch_bytes || state.l2.dirty() > state.l2.capacity() / 2
+        };
+        if due && !self.publishing.get() {
+            self.publish_in_background();
+        } else if self.mode() == Mode::Fill && !self.timer_armed.replace(true) {
+            let (image, pause) = (Rc::downgrade(self), self.runtime.sleep(self.options.batch_time));
+            self.runtime.spawn(Box::pin(async move {
+                pause.await;
+                // An image that was closed meanwhile has nothing left to publish.
+                if let Some(image) = image.upgrade() {
+                    image.timer_armed.set(false);
+                    drop(image.publish(false).await);
+                }
+            }));
+        }
+    }
+
+    /// Waits for what is in flight, publishes everything, and brings length and header up to date. The
+    /// image can be used on; what it changes then needs another close.
+    ///
+    /// # Errors
+    /// If the storage fails.
+    pub async fn close(self: &Rc<Self>) -> Result<()> {
+        if self.mode() == Mode::Read {
+            return Ok(());
+        }
+        loop {
+            let idle = self.idle.listen();
+            if self.in_flight.borrow().is_empty() {
+                break;
+            }
+            idle.await;
+        }
+        self.flush().await?;
+        if self.mode() == Mode::Fill {
+            let in_use = self.bytes_in_use();
+            if self.header.borrow().cache().is_some_and(|cache| cache.in_use != in_use) {
+                self.set_cache_in_use(in_use);
+                self.write_header().await?;
+                self.storage.flush().await.map_err(self.blame.io("flushing", 0))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn publish(&self, durable: bool) -> Result<()> {
+        let _turn = self.publishing_turn().await;
+        self.publish_pending(durable).await
+    }
+
+    /// Waits until nobody else publishes, and keeps others from it until the turn is dropped.
+    pub(super) async fn publishing_turn(&self) -> Turn<'_, S> {
+        loop {
+            let other = self.published.listen();
+            if !self.publishing.replace(true) {
+                return Turn(self);
+            }
+            other.await;
+        }
+    }
+
+    /// Publishes what is pending. Only in a turn.
+    pub(super) async fn publish_pending(&self, durable: bool) -> Result<()> {
+        let batch = self.take_batch();
+        let written = self.write_batch(&batch, durable).await;
+        self.end_batch(batch, written.is_err());
+        written
+    }
+
+    fn take_batch(&self) -> Batch {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let geometry = self.geometry;
+        let header = self.header.borrow();
+        let mut batch = Batch { unpublished: std::mem::take(&mut state.unpublished), ..Batch::default() };
+        for (key, bytes) in state.refcounts.take_dirty() {
+            let (block, within) = geometry.block_slice_position(key);
+            batch.refcounts.push(((state.refcount_table[block] & OFFSET_MASK) + within, bytes));
+            batch.refcount_keys.push(key);
+        }
+        for (key, bytes) in state.l2.take_dirty() {
+            let (table, within) = geometry.slice_position(key);
+            batch.l2.push(((state.l1[table] & OFFSET_MASK) + within, bytes));
+            batch.l2_keys.push(key);
+        }
+        batch.refcount_table_sectors = std::mem::take(&mut state.refcount_table_dirty).into_iter().collect();
+        batch.refcount_table =
+            sectors(&batch.refcount_table_sectors, &state.refcount_table, header.refcount_table_offset);
+        batch.l1_sectors = std::mem::take(&mut state.l1_dirty).into_iter().collect();
+        batch.l1 = sectors(&batch.l1_sectors, &state.l1, header.l1_table_offset);
+        batch
+    }
+
+    async fn write_batch(&self, batch: &Batch, durable: bool) -> Result<()> {
+        self.write_all(MetadataKind::RefcountBlock, &batch.refcounts).await?;
+        if !batch.refcount_table.is_empty() {
+            self.barrier().await?;
+            self.write_all(MetadataKind::RefcountTable, &batch.refcount_table).await?;
+        }
+        if !batch.l2.is_empty() {
+            self.barrier().await?;
+            self.write_all(MetadataKind::L2Table, &batch.l2).await?;
+        }
+        if !batch.l1.is_empty() {
+            self.barrier().await?;
+            self.write_all(MetadataKind::L1Table, &batch.l1).await?;
+        }
+        if durable { self.barrier().await } else { Ok(()) }
+    }
+
+    /// Lets go of the batch; what did not reach the storage is pending again.
+    fn end_batch(&self, batch: Batch, failed: bool) {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        for key in &batch.refcount_keys {
+            state.refcounts.unpin(*key);
+        }
+        for key in &batch.l2_keys {
+            state.l2.unpin(*key);
+        }
+        if failed && !batch.is_empty() {
+            batch.refcount_keys.iter().for_each(|key| state.refcounts.mark_dirty(*key));
+            batch.l2_keys.iter().for_each(|key| state.l2.mark_dirty(*key));
+            state.refcount_table_dirty.extend(batch.refcount_table_sectors);
+            state.l1_dirty.extend(batch.l1_sectors);
+            state.unpublished += batch.unpublished;
+        }
+    }
+
+    /// Writes pieces of metadata, neighbours in one request.
+    async fn write_all(&self, kind: MetadataKind, pieces: &[(u64, Vec<u8>)]) -> Result<()> {
+        let mut order: Vec<&(u64, Vec<u8>)> = pieces.iter().collect();
+        order.sort_unstable_by_key(|(offset, _)| *offset);
+        for run in order.chunk_by(|a, b| a.0 + a.1.len() as u64 == b.0) {
+            let offset = run[0].0;
+            let write = match run {
+                [(_, bytes)] => self.storage.write_metadata(kind, offset, bytes).await,
+                run => {
+                    let joined: Vec<u8> = run.iter().flat_map(|(_, bytes)| bytes).copied().collect();
+                    self.storage.write_metadata(kind, offset, &joined).await
+                }
+            };
+            write.map_err(self.blame.io("writing metadata", offset))?;
+            let end = run.last().map_or(offset, |(offset, bytes)| offset + bytes.len() as u64);
+            self.file_len.set(self.file_len.get().max(end));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn barrier(&self) -> Result<()> {
+        self.storage.flush().await.map_err(self.blame.io("flushing", 0))
+    }
+}
+
+/// The content of some 512-byte sectors of a table that begins at `offset`.
+fn sectors(numbers: &[u64], table: &[u64], offset: u64) -> Vec<(u64, Vec<u8>)> {
+    let entries = (SECTOR / 8) as usize;
+    numbers
+        .iter()
+        .map(|number| {
+            let start = *number as usize * entries;
+            (offset + number * SECTOR, encode(&table[start..table.len().min(start + entries)]))
+        })
+        .collect()
+}

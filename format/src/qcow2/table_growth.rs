@@ -1,0 +1,129 @@
+//! A larger refcount table, when the old one can count no further cluster.
+
+use super::geometry::*;
+use super::header::MAX_REFCOUNT_TABLE_BYTES;
+use super::image::Image;
+use super::slices::encode;
+use super::state::State;
+use crate::error::Result;
+use crate::storage::{MetadataKind, Storage};
+
+/// Where the larger table and the blocks that count it lie: right behind what the old table can count.
+struct Plan {
+    first: u64,
+    blocks: u64,
+    table_clusters: u64,
+}
+
+impl Plan {
+    fn new(geometry: &Geometry, old_entries: u64) -> Self {
+        let entries_per_cluster = 1u64 << geometry.l2_bits;
+        let first = old_entries << geometry.block_bits;
+        let mut blocks = 1;
+        loop {
+            // Half as large again, so that it rarely happens.
+            let entries = old_entries + old_entries / 2 + blocks;
+            let table_clusters = entries.div_ceil(entries_per_cluster);
+            let needed = (blocks + table_clusters).div_ceil(1 << geometry.block_bits);
+            if needed <= blocks {
+                return Plan { first, blocks, table_clusters };
+            }
+            blocks = needed;
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.first + self.blocks + self.table_clusters
+    }
+}
+
+impl<S: Storage> Image<S> {
+    /// Moves the refcount table to a larger place. Where the quota leaves no room for that, the image is full.
+    ///
+    /// The new blocks and the new table are durable before the header points at them, and the old table is
+    /// free only once it no longer does.
+    pub(super) async fn grow_refcount_table(&self) -> Result<()> {
+        let _turn = self.publishing_turn().await;
+        self.grow().await
+    }
+
+    async fn grow(&self) -> Result<()> {
+        // The new table is to point at nothing that a power cut could still lose.
+        loop {
+            self.publish_pending(true).await?;
+            if self.state.borrow().refcount_table_dirty.is_empty() {
+                break;
+            }
+        }
+        let geometry = self.geometry;
+        let (old_entries, limit) = {
+            let state = self.state.borrow();
+            (state.refcount_table.len() as u64, state.limit)
+        };
+        let plan = Plan::new(&geometry, old_entries);
+        if plan.end() > limit {
+            self.state.borrow_mut().limit = plan.first.min(limit);
+            return Ok(());
+        }
+        let table_bytes = plan.table_clusters << geometry.cluster_bits;
+        if table_bytes > MAX_REFCOUNT_TABLE_BYTES {
+            return Err(self.blame.refused("the refcount table would exceed 8 MiB: use larger clusters"));
+        }
+        let mut table = self.state.borrow().refcount_table.clone();
+        table.resize((table_bytes / 8) as usize, 0);
+        for block in 0..plan.blocks {
+            table[(old_entries + block) as usize] = (plan.first + block) << geometry.cluster_bits;
+        }
+        let mut counts = vec![1u16; (plan.blocks + plan.table_clusters) as usize];
+        counts.resize((plan.blocks << geometry.block_bits) as usize, 0);
+        let blocks_offset = plan.first << geometry.cluster_bits;
+        let table_offset = (plan.first + plan.blocks) << geometry.cluster_bits;
+        for (kind, offset, bytes) in [
+            (MetadataKind::RefcountBlock, blocks_offset, encode(&counts)),
+            (MetadataKind::RefcountTable, table_offset, encode(&table)),
+        ] {
+            let write = self.storage.write_metadata(kind, offset, &bytes).await;
+            write.map_err(self.blame.io("writing a larger refcount table", offset))?;
+            self.file_len.set(self.file_len.get().max(offset + bytes.len() as u64));
+        }
+        self.barrier().await?;
+        let old = {
+            let mut header = self.header.borrow_mut();
+            let start = header.refcount_table_offset >> geometry.cluster_bits;
+            let old = start..start + u64::from(header.refcount_table_clusters);
+            header.refcount_table_offset = table_offset;
+            header.refcount_table_clusters = plan.table_clusters as u32;
+            old
+        };
+        self.write_header().await?;
+        self.barrier().await?;
+        {
+            let mut state = self.state.borrow_mut();
+            adopt(&mut state, table, &plan, &counts);
+        }
+        let mut rest = old;
+        while !rest.is_empty() {
+            rest.start = self.with_metadata_no_growth(&rest).await?;
+        }
+        Ok(())
+    }
+
+    /// Frees clusters that the old table counts, so that no growth can be needed.
+    async fn with_metadata_no_growth(&self, run: &HostRun) -> Result<u64> {
+        Box::pin(self.with_metadata(|state| state.free(run))).await
+    }
+}
+
+fn adopt(state: &mut State, table: Vec<u64>, plan: &Plan, counts: &[u16]) {
+    let bits = state.geometry.block_slice_bits;
+    // While the new table was written, entries may have been added to the old one.
+    let mut table = table;
+    let old = std::mem::take(&mut state.refcount_table);
+    table[..old.len()].copy_from_slice(&old);
+    state.refcount_table = table;
+    let first_slice = plan.first >> bits;
+    for (index, slice) in counts.chunks(1 << bits).enumerate() {
+        state.refcounts.insert_clean(first_slice + index as u64, slice.into());
+    }
+    state.used += plan.blocks + plan.table_clusters;
+}

@@ -1,0 +1,193 @@
+//! A runtime for one thread of the host, in real time.
+
+use super::{LocalFuture, Runtime};
+use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+/// The future that `block_on` was called with is no task of the runtime.
+const MAIN: usize = usize::MAX;
+
+/// Tasks that were woken, by slot. Wakers may be called from any thread, hence the lock.
+struct ReadyQueue {
+    slots: Mutex<VecDeque<usize>>,
+    thread: Thread,
+}
+
+impl ReadyQueue {
+    fn push(&self, slot: usize) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).push_back(slot);
+        if thread::current().id() != self.thread.id() {
+            self.thread.unpark();
+        }
+    }
+
+    fn pop(&self) -> Option<usize> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+struct SlotWaker {
+    slot: usize,
+    queue: Arc<ReadyQueue>,
+}
+
+impl Wake for SlotWaker {
+    fn wake(self: Arc<Self>) {
+        self.queue.push(self.slot);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.queue.push(self.slot);
+    }
+}
+
+#[derive(Default)]
+struct Tasks {
+    /// `None`: free, or being polled.
+    slots: Vec<Option<LocalFuture<()>>>,
+    wakers: Vec<Waker>,
+    free: Vec<usize>,
+}
+
+type Timers = Rc<RefCell<BTreeMap<Reverse<(Duration, u64)>, Waker>>>;
+
+/// A deterministic executor for one thread: tasks run in the order in which they were woken.
+pub struct LocalRuntime {
+    tasks: RefCell<Tasks>,
+    queue: Arc<ReadyQueue>,
+    timers: Timers,
+    timer_count: Rc<Cell<u64>>,
+    begin: Instant,
+}
+
+impl LocalRuntime {
+    /// A runtime without tasks, for the calling thread.
+    pub fn new() -> Rc<Self> {
+        Rc::new(LocalRuntime {
+            tasks: RefCell::default(),
+            queue: Arc::new(ReadyQueue { slots: Mutex::default(), thread: thread::current() }),
+            timers: Timers::default(),
+            timer_count: Rc::default(),
+            begin: Instant::now(),
+        })
+    }
+
+    /// Runs `main`, and beside it the runtime's tasks, until `main` completes. Tasks that are not done by
+    /// then go on at the next call.
+    pub fn block_on<T>(&self, main: impl Future<Output = T>) -> T {
+        let mut main = pin!(main);
+        let main_waker = Waker::from(Arc::new(SlotWaker { slot: MAIN, queue: self.queue.clone() }));
+        if let Poll::Ready(value) = main.as_mut().poll(&mut Context::from_waker(&main_waker)) {
+            return value;
+        }
+        loop {
+            match self.queue.pop() {
+                Some(MAIN) => {
+                    if let Poll::Ready(value) = main.as_mut().poll(&mut Context::from_waker(&main_waker)) {
+                        return value;
+                    }
+                }
+                Some(slot) => self.poll_task(slot),
+                None => self.wait(),
+            }
+        }
+    }
+
+    /// Runs tasks until none can go on by itself.
+    pub fn run_until_idle(&self) {
+        while let Some(slot) = self.queue.pop() {
+            if slot != MAIN {
+                self.poll_task(slot);
+            }
+        }
+    }
+
+    fn poll_task(&self, slot: usize) {
+        let (mut task, waker) = {
+            let mut tasks = self.tasks.borrow_mut();
+            let Some(task) = tasks.slots[slot].take() else { return };
+            (task, tasks.wakers[slot].clone())
+        };
+        let done = task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        // A finished task may own the last handle of an image: it goes before the list is borrowed.
+        let task = if done { drop(task); None } else { Some(task) };
+        let mut tasks = self.tasks.borrow_mut();
+        if task.is_none() {
+            tasks.free.push(slot);
+        }
+        tasks.slots[slot] = task;
+    }
+
+    fn wait(&self) {
+        let now = self.now();
+        let mut timers = self.timers.borrow_mut();
+        match timers.last_entry() {
+            Some(timer) if timer.key().0.0 <= now => timer.remove().wake(),
+            Some(timer) => {
+                let pause = timer.key().0.0 - now;
+                drop(timers);
+                thread::park_timeout(pause);
+            }
+            None => {
+                drop(timers);
+                thread::park();
+            }
+        }
+    }
+}
+
+impl Runtime for LocalRuntime {
+    fn spawn(&self, task: LocalFuture<()>) {
+        let mut tasks = self.tasks.borrow_mut();
+        let slot = tasks.free.pop().unwrap_or_else(|| {
+            let slot = tasks.slots.len();
+            tasks.slots.push(None);
+            tasks.wakers.push(Waker::from(Arc::new(SlotWaker { slot, queue: self.queue.clone() })));
+            slot
+        });
+        tasks.slots[slot] = Some(task);
+        self.queue.push(slot);
+    }
+
+    fn now(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    fn sleep(&self, duration: Duration) -> LocalFuture<()> {
+        let (timers, count, begin) = (self.timers.clone(), self.timer_count.clone(), self.begin);
+        let deadline = self.now() + duration;
+        Box::pin(async move {
+            count.set(count.get() + 1);
+            let key = Reverse((deadline, count.get()));
+            let _registration = Registration { timers: timers.clone(), key };
+            poll_fn(|context| {
+                if begin.elapsed() >= deadline {
+                    return Poll::Ready(());
+                }
+                timers.borrow_mut().insert(key, context.waker().clone());
+                Poll::Pending
+            })
+            .await;
+        })
+    }
+}
+
+/// A timer whose sleeper is dropped leaves nothing behind.
+struct Registration {
+    timers: Timers,
+    key: Reverse<(Duration, u64)>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.timers.borrow_mut().remove(&self.key);
+    }
+}

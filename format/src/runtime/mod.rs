@@ -1,0 +1,32 @@
+//! Who runs the tasks that images own.
+//!
+//! Allocating writes, cache fills and publications are tasks of an image, not of the guest request that
+//! caused them: a client that goes away cancels nothing. The image hands them to a [`Runtime`]: the
+//! [`LocalRuntime`] of this module in real time, a simulator's executor in simulated time.
+
+mod event;
+mod join;
+mod local;
+
+pub use event::{Event, Listener};
+pub(crate) use join::Join;
+pub use local::LocalRuntime;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+/// A future that stays on its thread.
+pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
+
+/// A single-threaded executor with a clock.
+pub trait Runtime {
+    /// Runs `task` to its end, beside the caller.
+    fn spawn(&self, task: LocalFuture<()>);
+
+    /// Time since the runtime's own beginning.
+    fn now(&self) -> Duration;
+
+    /// Completes `duration` from now.
+    fn sleep(&self, duration: Duration) -> LocalFuture<()>;
+}

@@ -1,0 +1,183 @@
+//! A byte store in a file of the host.
+
+use super::{DataKind, MetadataKind, Storage};
+use bytes::Bytes;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::rc::Rc;
+
+/// What an image file is opened for, and so which locks are taken on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Its description alone is read; others may write it meanwhile. No lock.
+    Inspect,
+    /// It is read; nobody may write it meanwhile.
+    Read,
+    /// It is read and written; nobody else may read or write it meanwhile.
+    Write,
+}
+
+/// Byte-range locks on the file, at the offsets at which QEMU takes and looks for them: a byte per
+/// permission that is held, and a byte per permission that is denied to others.
+mod lock_bytes {
+    pub const HELD: i64 = 100;
+    pub const DENIED: i64 = 200;
+    pub const CONSISTENT_READ: i64 = 0;
+    pub const WRITE: i64 = 1;
+    pub const RESIZE: i64 = 3;
+    pub const ALL: [i64; 3] = [CONSISTENT_READ, WRITE, RESIZE];
+}
+
+/// A file of the host. Clones share it; the locks go when the last one is dropped.
+///
+/// Requests block the calling thread: their futures are ready at the first poll.
+#[derive(Clone, Debug)]
+pub struct HostFile {
+    file: Rc<File>,
+}
+
+impl HostFile {
+    /// Opens an existing file, and locks it as `access` demands.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or (`WouldBlock`) another process uses it in a way that excludes `access`.
+    pub fn open(path: &Path, access: Access) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(access == Access::Write).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        Self::locked(file, access)
+    }
+
+    /// Takes over a file that was opened for reading and writing.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) with [`Access::Write`].
+    pub fn from_file(file: File) -> io::Result<Self> {
+        Self::locked(file, Access::Write)
+    }
+
+    /// Device and inode: equal for two names of one file.
+    ///
+    /// # Errors
+    /// If the host cannot tell.
+    pub fn identity(&self) -> io::Result<(u64, u64)> {
+        let metadata = self.file.metadata()?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+
+    fn locked(file: File, access: Access) -> io::Result<Self> {
+        use lock_bytes::*;
+        let (held, denied): (&[i64], &[i64]) = match access {
+            Access::Inspect => (&[], &[]),
+            Access::Read => (&[CONSISTENT_READ], &[WRITE, RESIZE]),
+            Access::Write => (&ALL, &ALL),
+        };
+        for byte in held.iter().map(|p| HELD + p).chain(denied.iter().map(|p| DENIED + p)) {
+            lock(&file, byte)?;
+        }
+        // Others conflict if they deny what we hold, or hold what we deny.
+        for byte in held.iter().map(|p| DENIED + p).chain(denied.iter().map(|p| HELD + p)) {
+            if is_locked_by_others(&file, byte)? {
+                let why = match access {
+                    Access::Write => "another process is using this image",
+                    _ => "another process is writing this image",
+                };
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
+            }
+        }
+        Ok(HostFile { file: Rc::new(file) })
+    }
+
+    fn read_exact_or_zero(&self, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len as usize];
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match self.file.read_at(&mut bytes[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+fn range_lock(kind: i32, byte: i64) -> libc::flock {
+    libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: byte, l_len: 1, l_pid: 0 }
+}
+
+fn lock(file: &File, byte: i64) -> io::Result<()> {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&range_lock(libc::F_RDLCK, byte))) {
+        Ok(_) => Ok(()),
+        // File systems without such locks cannot protect anybody; QEMU carries on there too.
+        Err(Errno::EINVAL | Errno::ENOLCK | Errno::EOPNOTSUPP) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_locked_by_others(file: &File, byte: i64) -> io::Result<bool> {
+    let mut lock = range_lock(libc::F_WRLCK, byte);
+    match fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)) {
+        Ok(_) => Ok(lock.l_type != libc::F_UNLCK as i16),
+        Err(Errno::EINVAL | Errno::ENOLCK | Errno::EOPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Storage for HostFile {
+    type Payload = Bytes;
+
+    async fn read(&self, _kind: DataKind, offset: u64, len: u64) -> io::Result<Bytes> {
+        Ok(Bytes::from(self.read_exact_or_zero(offset, len)?))
+    }
+
+    async fn write(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
+        if let [single] = parts {
+            return self.file.write_all_at(single, offset);
+        }
+        let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let written = nix::sys::uio::pwritev(&*self.file, &slices, offset as i64)? as u64;
+        // A short write: the rest, part by part.
+        let mut start = 0;
+        for part in parts {
+            let end = start + part.len() as u64;
+            if end > written {
+                let skip = written.saturating_sub(start);
+                self.file.write_all_at(&part[skip as usize..], offset + start + skip)?;
+            }
+            start = end;
+        }
+        Ok(())
+    }
+
+    async fn read_metadata(&self, _kind: MetadataKind, offset: u64, len: u64) -> io::Result<Vec<u8>> {
+        self.read_exact_or_zero(offset, len)
+    }
+
+    async fn write_metadata(&self, _kind: MetadataKind, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    async fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    async fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    async fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    async fn discard(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,281 @@
+//! Reading traces: nothing in a file is believed before it has been checked.
+
+use super::{Op, Request, Trace, TraceError};
+use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder, Terminator, Trim};
+use flate2::bufread::MultiGzDecoder;
+use std::fs::File;
+use std::io::{self, BufReader, Chain, Cursor, Read};
+use std::path::Path;
+use std::time::Duration;
+
+/// Most requests a trace may have: thousands of boots' worth, and little enough to hold in memory.
+pub const MAX_REQUESTS: usize = 5_000_000;
+/// Most bytes a trace may have after decompression: 256 MiB.
+pub const MAX_BYTES: u64 = 256 << 20;
+/// Most bytes a line of a trace may have.
+pub const MAX_LINE: u64 = 4096;
+/// Latest time in a trace: 100 days. Sums over any trace then stay far from overflow.
+pub const MAX_TIME: Duration = Duration::from_secs(100 * 24 * 3600);
+/// A file offset is a signed number for the operating system.
+const MAX_OFFSET: u64 = i64::MAX as u64;
+
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+const COLUMNS: [&str; 5] = ["start_us", "end_us", "op", "offset", "length"];
+
+impl Trace {
+    /// Reads the trace in the file `path`, plain or compressed with gzip, whatever its name.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is not a trace; the error says where and what would be right.
+    pub fn open(path: &Path) -> Result<Trace, TraceError> {
+        let file =
+            File::open(path).map_err(|source| TraceError::Open { path: path.to_path_buf(), source })?;
+        Trace::parse(file, &path.display().to_string())
+    }
+
+    /// Reads a trace, plain or compressed with gzip; errors call it `name`. Requests that are not in order of
+    /// issue, as in a log written at completion, are sorted.
+    ///
+    /// # Errors
+    /// If the input cannot be read or is not a trace; the error says where and what would be right.
+    pub fn parse(mut input: impl Read, name: &str) -> Result<Trace, TraceError> {
+        let mut magic = Vec::with_capacity(GZIP_MAGIC.len());
+        input.by_ref().take(GZIP_MAGIC.len() as u64).read_to_end(&mut magic).map_err(|source| {
+            TraceError::Read { file: name.to_owned(), line: 0, source }
+        })?;
+        let compressed = magic == GZIP_MAGIC;
+        let input = BufReader::new(Cursor::new(magic).chain(input));
+        if compressed {
+            Parser::new(MultiGzDecoder::new(input), name, true).trace()
+        } else {
+            Parser::new(input, name, false).trace()
+        }
+    }
+}
+
+struct Parser<'a, R> {
+    csv: Reader<Bounded<Chain<R, &'static [u8]>>>,
+    name: &'a str,
+    compressed: bool,
+}
+
+impl<'a, R: Read> Parser<'a, R> {
+    fn new(input: R, name: &'a str, compressed: bool) -> Self {
+        // Quotes are plain characters: an opening quote would swallow lines up to the next one. Every line ends
+        // in a line feed, the last one too (an empty line more does not matter), so that lines can be counted;
+        // a carriage return before it is trimmed.
+        let csv = ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .quoting(false)
+            .terminator(Terminator::Any(b'\n'))
+            .trim(Trim::All)
+            .from_reader(Bounded::new(input.chain(&b"\n"[..])));
+        Parser { csv, name, compressed }
+    }
+
+    fn trace(mut self) -> Result<Trace, TraceError> {
+        let mut record = ByteRecord::new();
+        if !self.next(&mut record)? {
+            return Err(TraceError::Empty { file: self.file() });
+        }
+        let columns = self.columns(&record)?;
+        let header = record.len();
+        let mut requests = Vec::new();
+        while self.next(&mut record)? {
+            if requests.len() == MAX_REQUESTS {
+                return Err(TraceError::TooManyRequests { file: self.file() });
+            }
+            if record.len() != header {
+                let (fields, columns) = (record.len(), header);
+                return Err(TraceError::Fields { file: self.file(), line: self.line(), fields, columns });
+            }
+            let row = Row { file: self.name, line: self.line(), columns: &columns, record: &record };
+            requests.push(row.request()?);
+        }
+        if requests.is_empty() {
+            return Err(TraceError::Empty { file: self.file() });
+        }
+        requests.sort_by_key(|request: &Request| request.start);
+        Ok(Trace { requests })
+    }
+
+    fn columns(&self, header: &ByteRecord) -> Result<[usize; COLUMNS.len()], TraceError> {
+        let mut found = [0; COLUMNS.len()];
+        for (place, column) in found.iter_mut().zip(COLUMNS) {
+            let mut places = header.iter().enumerate().filter(|(_, name)| *name == column.as_bytes());
+            let Some((first, _)) = places.next() else {
+                let fields: Vec<_> = header.iter().map(printable).collect();
+                return Err(TraceError::MissingColumn { file: self.file(), column, header: fields.join(",") });
+            };
+            if places.next().is_some() {
+                return Err(TraceError::DuplicateColumn { file: self.file(), column });
+            }
+            *place = first;
+        }
+        Ok(found)
+    }
+
+    /// Reads the next line that is not blank; false at the end.
+    fn next(&mut self, record: &mut ByteRecord) -> Result<bool, TraceError> {
+        while self.csv.read_byte_record(record).map_err(|error| self.error(error))? {
+            let blank = record.len() == 1 && record.iter().all(<[u8]>::is_empty);
+            if !blank {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn error(&self, error: csv::Error) -> TraceError {
+        let (file, line) = (self.file(), self.csv.get_ref().lines);
+        match error.into_kind() {
+            ErrorKind::Io(source) => match Excess::of(&source) {
+                Some(Excess::Bytes) => TraceError::TooLarge { file },
+                Some(Excess::Line) => TraceError::LongLine { file, line },
+                None => self.read_error(source),
+            },
+            other => TraceError::Read { file, line, source: io::Error::other(format!("{other:?}")) },
+        }
+    }
+
+    fn read_error(&self, source: io::Error) -> TraceError {
+        let (file, line) = (self.file(), self.csv.get_ref().lines);
+        match source.kind() {
+            io::ErrorKind::UnexpectedEof if self.compressed => TraceError::Truncated { file, line },
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if self.compressed => {
+                TraceError::Damaged { file, line, problem: source.to_string() }
+            }
+            _ => TraceError::Read { file, line, source },
+        }
+    }
+
+    /// The line of the record that was read last.
+    fn line(&self) -> u64 {
+        self.csv.position().line().saturating_sub(1)
+    }
+
+    fn file(&self) -> String {
+        self.name.to_owned()
+    }
+}
+
+/// A line of a trace, and where it stands.
+struct Row<'a> {
+    file: &'a str,
+    line: u64,
+    columns: &'a [usize; COLUMNS.len()],
+    record: &'a ByteRecord,
+}
+
+impl Row<'_> {
+    fn request(&self) -> Result<Request, TraceError> {
+        let start = self.time(0)?;
+        let end = self.time(1)?;
+        if end < start {
+            let start = start.as_micros();
+            return Err(self.wrong(1, format!("a request cannot end before its start_us, {start}")));
+        }
+        let op = Op::from_name(&printable(self.field(2)))
+            .ok_or_else(|| self.wrong(2, "read, write, zero, trim or flush would be".to_owned()))?;
+        let offset = self.number(3, MAX_OFFSET, "bytes")?;
+        let length = self.number(4, MAX_OFFSET, "bytes")?;
+        if op == Op::Flush {
+            for (column, value) in [(3, offset), (4, length)] {
+                if value != 0 {
+                    return Err(self.wrong(column, "a flush has the offset 0 and the length 0".to_owned()));
+                }
+            }
+        } else if length == 0 {
+            return Err(self.wrong(4, format!("a {op} has at least 1 byte")));
+        } else if offset > MAX_OFFSET - length {
+            return Err(self.wrong(4, format!("with the offset {offset}, at most {} would be", MAX_OFFSET - offset)));
+        }
+        Ok(Request { start, end, op, offset, length })
+    }
+
+    fn time(&self, column: usize) -> Result<Duration, TraceError> {
+        let most = MAX_TIME.as_secs() * 1_000_000;
+        self.number(column, most, "microseconds").map(Duration::from_micros)
+    }
+
+    fn number(&self, column: usize, most: u64, unit: &str) -> Result<u64, TraceError> {
+        let number = std::str::from_utf8(self.field(column)).ok().and_then(|text| text.parse().ok());
+        number
+            .filter(|number| *number <= most)
+            .ok_or_else(|| self.wrong(column, format!("a whole number of {unit} from 0 to {most} would be")))
+    }
+
+    fn field(&self, column: usize) -> &[u8] {
+        self.record.get(self.columns[column]).unwrap_or_default()
+    }
+
+    fn wrong(&self, column: usize, expected: String) -> TraceError {
+        TraceError::Field {
+            file: self.file.to_owned(),
+            line: self.line,
+            column: COLUMNS[column],
+            value: printable(self.field(column)),
+            expected,
+        }
+    }
+}
+
+/// Bytes of a file as they may be shown on a terminal.
+fn printable(bytes: &[u8]) -> String {
+    const MOST: usize = 80;
+    let text = String::from_utf8_lossy(bytes);
+    let mut shown: String = text.chars().take(MOST).flat_map(char::escape_default).collect();
+    if text.chars().nth(MOST).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// Refuses input that grows beyond any trace, however small the compressed file was.
+struct Bounded<R> {
+    input: R,
+    bytes: u64,
+    line: u64,
+    lines: u64,
+}
+
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum Excess {
+    #[error("too many bytes")]
+    Bytes,
+    #[error("too long a line")]
+    Line,
+}
+
+impl Excess {
+    fn of(error: &io::Error) -> Option<Excess> {
+        error.get_ref().and_then(|inner| inner.downcast_ref()).copied()
+    }
+}
+
+impl<R> Bounded<R> {
+    fn new(input: R) -> Self {
+        Bounded { input, bytes: 0, line: 0, lines: 0 }
+    }
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.bytes += count as u64;
+        if self.bytes > MAX_BYTES {
+            return Err(io::Error::other(Excess::Bytes));
+        }
+        for byte in &buffer[..count] {
+            self.line += 1;
+            if *byte == b'\n' {
+                self.lines += 1;
+                self.line = 0;
+            } else if self.line > MAX_LINE {
+                return Err(io::Error::other(Excess::Line));
+            }
+        }
+        Ok(count)
+    }
+}
