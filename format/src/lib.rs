@@ -6,6 +6,7 @@
 pub mod cache;
 pub mod disk;
 mod error;
+pub mod files;
 pub mod qcow2;
 mod raw;
 pub mod runtime;

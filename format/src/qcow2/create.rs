@@ -94,8 +94,8 @@ fn check(options: &CreateOptions, blame: &Blame) -> Result<Geometry> {
 ///
 /// # Errors
 /// If the format cannot have such an image.
-pub(crate) fn empty_file_bytes(options: &CreateOptions, blame: &Blame) -> Result<u64> {
-    let geometry = check(options, blame)?;
+pub fn empty_file_bytes(options: &CreateOptions) -> Result<u64> {
+    let geometry = check(options, &Blame(Arc::from("new image")))?;
     Ok(Layout::of(options, &geometry).clusters() << geometry.cluster_bits)
 }
 

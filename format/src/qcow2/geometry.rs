@@ -24,10 +24,6 @@ const MAX_SLICE_BITS: u32 = 12;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct GuestCluster(pub u64);
 
-/// The number of a cluster in the image's file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct HostCluster(pub u64);
-
 /// A run of clusters in the image's file.
 pub(crate) type HostRun = Range<u64>;
 

@@ -23,7 +23,7 @@ mod state;
 mod table_growth;
 mod usage;
 
-pub use create::{CacheOptions, CreateOptions, create, read_header};
+pub use create::{CacheOptions, CreateOptions, create, empty_file_bytes, read_header};
 pub use image::{Image, ImageOptions, Mode};
 pub(crate) use image::{FillStep, InFlight, Progress, WriteStep};
 pub(crate) use state::{CopySource, Kind, Reservation};

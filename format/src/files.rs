@@ -1,0 +1,246 @@
+//! Images in files of the host: chains that are opened by the names of their backing files, and new images.
+
+use crate::cache::{BaseIdentity, IdentityCheck};
+use crate::disk::{Disk, Filling, Layer, identify};
+use crate::error::{Blame, Error, Result};
+use crate::qcow2::header::Header;
+use crate::qcow2::{self, CreateOptions, Image, ImageOptions, Mode};
+use crate::raw::RawImage;
+use crate::runtime::Runtime;
+use crate::storage::{Access, HostFile};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// The format of an image file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The disk's bytes as they are.
+    Raw,
+    /// qcow2, cache images included.
+    Qcow2,
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "raw" => Ok(Format::Raw),
+            "qcow2" => Ok(Format::Qcow2),
+            other => Err(format!("unknown image format {other:?}: formats are raw and qcow2")),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+        })
+    }
+}
+
+/// How a chain of image files is opened.
+#[derive(Clone, Debug, Default)]
+pub struct ChainOptions {
+    /// The top image is opened for a guest's writes.
+    pub writable: bool,
+    /// Cache images are opened to be filled; otherwise they are only read.
+    pub fill: bool,
+    /// Whether reads wait for the copies that caches keep.
+    pub filling: Filling,
+    /// How the base of each cache is recognised.
+    pub identity: IdentityCheck,
+    /// How each qcow2 image is opened.
+    pub image: ImageOptions,
+}
+
+/// An image file in a chain.
+struct File {
+    path: PathBuf,
+    format: Format,
+    /// Of a qcow2 image.
+    header: Option<Header>,
+}
+
+/// Longer chains are refused.
+const MAX_CHAIN: usize = 256;
+
+/// Opens the image at `path` with everything that it is backed by.
+///
+/// # Errors
+/// If a file is missing, locked by others, no image of its format, or backs itself; if a backing file's
+/// format is not stated; if a cache was made for another base.
+pub async fn open_chain(
+    path: &Path,
+    format: Format,
+    options: &ChainOptions,
+    runtime: Rc<dyn Runtime>,
+) -> Result<Disk<HostFile>> {
+    let files = find_chain(path, format).await?;
+    // From the bottom, so that every cache finds its base open.
+    let mut layers: Vec<Rc<Layer<HostFile>>> = Vec::new();
+    for (depth, file) in files.iter().enumerate().rev() {
+        let writable = depth == 0 && options.writable;
+        let layer = Rc::new(open_layer(file, writable, options, runtime.clone()).await?);
+        if let Some(recorded) = file.header.as_ref().and_then(Header::base_identity) {
+            check_identity(&file.path, &recorded, &options.identity, &layers, runtime.clone()).await?;
+        }
+        layers.insert(0, layer);
+    }
+    Disk::new(layers, options.filling, runtime)
+}
+
+/// The files of a chain, top first; none of them stays open.
+async fn find_chain(path: &Path, format: Format) -> Result<Vec<File>> {
+    let mut files: Vec<File> = Vec::new();
+    let mut seen = Vec::new();
+    let mut next = Some((path.to_path_buf(), format));
+    while let Some((path, format)) = next.take() {
+        let blame = blame(&path);
+        let storage = HostFile::open(&path, Access::Inspect).map_err(|error| missing(&path, files.last(), error))?;
+        let identity = storage.identity().map_err(file_error(&path))?;
+        if seen.contains(&identity) {
+            return Err(blame.refused("the image backs itself: its chain of backing files comes back to this file"));
+        }
+        if files.len() == MAX_CHAIN {
+            return Err(blame.refused(format!("the chain has more than {MAX_CHAIN} images")));
+        }
+        seen.push(identity);
+        let header = match format {
+            Format::Raw => None,
+            Format::Qcow2 => Some(qcow2::read_header(&storage, &blame.0).await?),
+        };
+        if let Some((file, format)) = header.as_ref().and_then(|h| h.backing_file.clone().map(|f| (f, h.backing_format()))) {
+            let Some(format) = format else {
+                return Err(blame.refused(format!(
+                    "the format of the backing file {file:?} is not stated, and guessing it would trust a guest's data: \
+                     state it, as in `qemu-img rebase -u -b {file} -F qcow2|raw`"
+                )));
+            };
+            let format = Format::from_str(&format).map_err(|error| blame.unsupported(format!("backing file: {error}")))?;
+            next = Some((resolve(&path, &file).map_err(|problem| blame.unsupported(problem))?, format));
+        }
+        files.push(File { path, format, header });
+    }
+    Ok(files)
+}
+
+async fn open_layer(
+    file: &File,
+    writable: bool,
+    options: &ChainOptions,
+    runtime: Rc<dyn Runtime>,
+) -> Result<Layer<HostFile>> {
+    let name = file.path.display().to_string();
+    let is_cache = file.header.as_ref().is_some_and(|header| header.cache().is_some());
+    let mode = match (writable, is_cache && options.fill) {
+        (true, _) => Mode::Write,
+        (false, true) => Mode::Fill,
+        (false, false) => Mode::Read,
+    };
+    if writable && is_cache {
+        return Err(blame(&file.path).refused("this is a cache image: only copies of its base are written to it"));
+    }
+    let access = if mode == Mode::Read { Access::Read } else { Access::Write };
+    let storage = HostFile::open(&file.path, access).map_err(file_error(&file.path))?;
+    Ok(match file.format {
+        Format::Raw => Layer::Raw(RawImage::open(storage, &name, writable).await?),
+        Format::Qcow2 => Layer::Qcow2(Image::open(storage, &name, mode, options.image.clone(), runtime).await?),
+    })
+}
+
+/// Refuses a cache whose base is not the one that it was made for.
+async fn check_identity(
+    cache: &Path,
+    recorded: &BaseIdentity,
+    check: &IdentityCheck,
+    base: &[Rc<Layer<HostFile>>],
+    runtime: Rc<dyn Runtime>,
+) -> Result<()> {
+    let found = match (recorded, check) {
+        (_, IdentityCheck::Skip) => return Ok(()),
+        (BaseIdentity::Digest { .. }, _) => identify(base, runtime).await?,
+        (BaseIdentity::Version(_), IdentityCheck::Version(stated)) => BaseIdentity::Version(stated.clone()),
+        (BaseIdentity::Version(version), IdentityCheck::Sample) => {
+            let problem = format!("the cache was made for base version {version:?}: state the version of the base");
+            return Err(blame(cache).refused(problem));
+        }
+    };
+    match recorded.difference(&found) {
+        None => Ok(()),
+        Some(difference) => Err(Error::OtherBase { image: blame(cache).0, difference }),
+    }
+}
+
+/// Makes an empty image at `path`. The file appears whole or not at all; one that was there is replaced,
+/// unless a process uses it.
+///
+/// # Errors
+/// As [`qcow2::create`], and if the file cannot be written.
+pub async fn create_image(path: &Path, options: &CreateOptions) -> Result<()> {
+    if path.exists() {
+        // Fails if others use it; the lock goes again at once.
+        HostFile::open(path, Access::Write).map_err(file_error(path))?;
+    }
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let temporary = tempfile::Builder::new()
+        .prefix(".vmicache-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(folder)
+        .map_err(file_error(path))?;
+    let file = temporary.as_file().try_clone().map_err(file_error(path))?;
+    let storage = HostFile::from_file(file).map_err(file_error(path))?;
+    qcow2::create(&storage, &path.display().to_string(), options).await?;
+    drop(storage);
+    temporary.persist(path).map_err(|error| file_error(path)(error.error))?;
+    Ok(())
+}
+
+/// The virtual size of the image at `path`, and its identity as a base: what a cache over it records.
+///
+/// # Errors
+/// As [`open_chain`].
+pub async fn describe_base(path: &Path, format: Format, runtime: Rc<dyn Runtime>) -> Result<(u64, BaseIdentity)> {
+    let disk = open_chain(path, format, &ChainOptions::default(), runtime.clone()).await?;
+    Ok((disk.size(), identify(disk.layers(), runtime).await?))
+}
+
+/// Where a backing file named in the image at `image` lies: relative names start at the image's folder.
+///
+/// # Errors
+/// If the name is no file's (a URL or a QEMU block device description).
+pub fn resolve(image: &Path, backing: &str) -> Result<PathBuf, String> {
+    let name = backing.strip_prefix("file:").unwrap_or(backing);
+    let scheme = name.split_once(':').map(|(scheme, _)| scheme);
+    if scheme.is_some_and(|scheme| !scheme.is_empty() && !scheme.contains('/')) {
+        return Err(format!("the backing file {backing:?} is no file of the host"));
+    }
+    Ok(image.parent().unwrap_or(Path::new("")).join(name))
+}
+
+fn blame(path: &Path) -> Blame {
+    Blame(Arc::from(path.display().to_string()))
+}
+
+fn file_error(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
+    move |source| Error::File { image: blame(path).0, source: Arc::new(source) }
+}
+
+fn missing(path: &Path, above: Option<&File>, source: io::Error) -> Error {
+    match above {
+        Some(above) => Error::Refused {
+            image: blame(&above.path).0,
+            problem: format!("its backing file {} cannot be opened: {source}", path.display()),
+        },
+        None => file_error(path)(source),
+    }
+}
