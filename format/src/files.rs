@@ -61,11 +61,14 @@ pub struct ChainOptions {
 }
 
 /// An image file in a chain.
-struct File {
-    path: PathBuf,
-    format: Format,
+#[derive(Clone, Debug)]
+pub struct ImageFile {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its format, as the image above states it.
+    pub format: Format,
     /// Of a qcow2 image.
-    header: Option<Header>,
+    pub header: Option<Header>,
 }
 
 /// Longer chains are refused.
@@ -82,7 +85,7 @@ pub async fn open_chain(
     options: &ChainOptions,
     runtime: Rc<dyn Runtime>,
 ) -> Result<Disk<HostFile>> {
-    let files = find_chain(path, format).await?;
+    let files = inspect_chain(path, format).await?;
     // From the bottom, so that every cache finds its base open.
     let mut layers: Vec<Rc<Layer<HostFile>>> = Vec::new();
     for (depth, file) in files.iter().enumerate().rev() {
@@ -96,9 +99,13 @@ pub async fn open_chain(
     Disk::new(layers, options.filling, runtime)
 }
 
-/// The files of a chain, top first; none of them stays open.
-async fn find_chain(path: &Path, format: Format) -> Result<Vec<File>> {
-    let mut files: Vec<File> = Vec::new();
+/// The files of the chain that begins at `path`, top first. None of them is locked or stays open.
+///
+/// # Errors
+/// If a file is missing or no image of its format, the format of a backing file is not stated, or an image
+/// backs itself.
+pub async fn inspect_chain(path: &Path, format: Format) -> Result<Vec<ImageFile>> {
+    let mut files: Vec<ImageFile> = Vec::new();
     let mut seen = Vec::new();
     let mut next = Some((path.to_path_buf(), format));
     while let Some((path, format)) = next.take() {
@@ -126,13 +133,13 @@ async fn find_chain(path: &Path, format: Format) -> Result<Vec<File>> {
             let format = Format::from_str(&format).map_err(|error| blame.unsupported(format!("backing file: {error}")))?;
             next = Some((resolve(&path, &file).map_err(|problem| blame.unsupported(problem))?, format));
         }
-        files.push(File { path, format, header });
+        files.push(ImageFile { path, format, header });
     }
     Ok(files)
 }
 
 async fn open_layer(
-    file: &File,
+    file: &ImageFile,
     writable: bool,
     options: &ChainOptions,
     runtime: Rc<dyn Runtime>,
@@ -235,7 +242,7 @@ fn file_error(path: &Path) -> impl Fn(io::Error) -> Error + '_ {
     move |source| Error::File { image: blame(path).0, source: Arc::new(source) }
 }
 
-fn missing(path: &Path, above: Option<&File>, source: io::Error) -> Error {
+fn missing(path: &Path, above: Option<&ImageFile>, source: io::Error) -> Error {
     match above {
         Some(above) => Error::Refused {
             image: blame(&above.path).0,

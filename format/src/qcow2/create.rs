@@ -2,7 +2,7 @@
 
 use super::geometry::Geometry;
 use super::header::*;
-use super::slices::encode;
+use super::slices::Entry;
 use crate::cache::{BaseIdentity, CacheExtension};
 use crate::error::{Blame, Error, Result};
 use crate::storage::{MetadataKind, Storage};
@@ -135,8 +135,8 @@ pub async fn create<S: Storage>(storage: &S, name: &str, options: &CreateOptions
     let mut counts = vec![1u16; layout.clusters() as usize];
     counts.resize((layout.blocks << geometry.block_bits) as usize, 0);
     let parts = [
-        (MetadataKind::RefcountTable, cluster, encode(&block_offsets)),
-        (MetadataKind::RefcountBlock, first_block * cluster, encode(&counts)),
+        (MetadataKind::RefcountTable, cluster, u64::encode(&block_offsets)),
+        (MetadataKind::RefcountBlock, first_block * cluster, u16::encode(&counts)),
     ];
     let write = |action| blame.io(action, 0);
     storage.set_len(file_bytes).await.map_err(write("making the image"))?;

@@ -2,7 +2,7 @@
 
 use super::geometry::*;
 use super::header::{Header, extension, incompatible};
-use super::slices::{SliceCache, decode};
+use super::slices::{Entry, SliceCache};
 use super::state::*;
 use crate::cache::CacheExtension;
 use crate::disk::Piece;
@@ -12,6 +12,7 @@ use crate::storage::{MetadataKind, Storage};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
+use std::collections::hash_map;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -85,7 +86,8 @@ pub struct Image<S: Storage> {
     mode: Mode,
     pub(super) header: RefCell<Header>,
     pub(super) state: RefCell<State>,
-    loading: RefCell<FxHashMap<Missing, Event>>,
+    /// Metadata that is being loaded, with those who wait for it, if anybody does.
+    loading: RefCell<FxHashMap<Missing, Option<Event>>>,
     pub(super) in_flight: RefCell<Vec<Rc<InFlight<S::Payload>>>>,
     /// Notified when an operation leaves the list of those in flight.
     pub(super) idle: Event,
@@ -135,7 +137,7 @@ impl<S: Storage> Image<S> {
                 return Err(blame.invalid(structure, offset, problem));
             }
             let read = storage.read_metadata(kind, offset, bytes).await;
-            loaded.push(decode::<u64>(&read.map_err(blame.io("reading a table", offset))?).into_vec());
+            loaded.push(u64::decode(&read.map_err(blame.io("reading a table", offset))?).into_vec());
         }
         let [l1, refcount_table] = <[Vec<u64>; 2]>::try_from(loaded).unwrap_or_default();
         if mode != Mode::Read && header.autoclear_features != 0 {
@@ -445,19 +447,24 @@ impl<S: Storage> Image<S> {
 
     /// Brings metadata into memory; one at a time loads the same, the others wait for it.
     async fn load(&self, missing: Missing) -> Result<()> {
-        let other = self.loading.borrow().get(&missing).map(Event::listen);
+        let other = match self.loading.borrow_mut().entry(missing) {
+            hash_map::Entry::Occupied(mut other) => Some(other.get_mut().get_or_insert_default().listen()),
+            hash_map::Entry::Vacant(place) => {
+                place.insert(None);
+                None
+            }
+        };
         if let Some(other) = other {
             other.await;
             return Ok(());
         }
-        self.loading.borrow_mut().insert(missing, Event::new());
         let _loading = Loading { image: self, missing };
         match missing {
             Missing::L2Slice(slice) => {
                 let (index, within) = self.geometry.slice_position(slice);
                 let table = self.state.borrow().l1.get(index).copied().unwrap_or(0) & OFFSET_MASK;
                 let bytes = self.load_slice(MetadataKind::L2Table, "L2 table", table + within).await?;
-                self.state.borrow_mut().l2.insert_clean(slice, decode(&bytes));
+                self.state.borrow_mut().l2.insert_clean(slice, u64::decode(&bytes));
             }
             Missing::RefcountSlice(slice) => {
                 let (block, within) = self.geometry.block_slice_position(slice);
@@ -468,9 +475,10 @@ impl<S: Storage> Image<S> {
                     return Err(self.blame.invalid("refcount table", block as u64 * 8, problem));
                 }
                 let bytes = self.load_slice(MetadataKind::RefcountBlock, "refcount block", offset + within).await?;
-                self.state.borrow_mut().refcounts.insert_clean(slice, decode(&bytes));
+                self.state.borrow_mut().refcounts.insert_clean(slice, u16::decode(&bytes));
             }
-            Missing::RefcountTable => self.grow_refcount_table().await?,
+            // Boxed: it happens once in a long while, and every request would carry its state.
+            Missing::RefcountTable => Box::pin(self.grow_refcount_table()).await?,
         }
         Ok(())
     }
@@ -483,9 +491,13 @@ impl<S: Storage> Image<S> {
 
     /// Refuses what lies beyond the end of the file: a truncated image must not read as zeroes.
     pub(crate) async fn check_within_file(&self, structure: &'static str, offset: u64, len: u64) -> Result<()> {
-        if offset.saturating_add(len) <= self.file_len.get() {
-            return Ok(());
+        match offset.saturating_add(len) <= self.file_len.get() {
+            true => Ok(()),
+            false => Box::pin(self.check_with_current_length(structure, offset)).await,
         }
+    }
+
+    async fn check_with_current_length(&self, structure: &'static str, offset: u64) -> Result<()> {
         // Another process may have made the file longer since.
         let file_len = self.storage.len().await.map_err(self.blame.io("reading the length", 0))?;
         self.file_len.set(file_len.max(self.file_len.get()));
@@ -573,7 +585,7 @@ struct Loading<'a, S: Storage> {
 impl<S: Storage> Drop for Loading<'_, S> {
     fn drop(&mut self) {
         let event = self.image.loading.borrow_mut().remove(&self.missing);
-        if let Some(event) = event {
+        if let Some(Some(event)) = event {
             event.notify();
         }
     }

@@ -12,7 +12,7 @@
 
 use super::geometry::OFFSET_MASK;
 use super::image::{Image, Mode};
-use super::slices::encode;
+use super::slices::Entry;
 use crate::error::Result;
 use crate::runtime::Join;
 use crate::storage::{MetadataKind, Storage};
@@ -232,7 +232,7 @@ fn sectors(numbers: &[u64], table: &[u64], offset: u64) -> Vec<(u64, Vec<u8>)> {
         .iter()
         .map(|number| {
             let start = *number as usize * entries;
-            (offset + number * SECTOR, encode(&table[start..table.len().min(start + entries)]))
+            (offset + number * SECTOR, u64::encode(&table[start..table.len().min(start + entries)]))
         })
         .collect()
 }

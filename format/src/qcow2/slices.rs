@@ -4,44 +4,31 @@ use rustc_hash::FxHashMap;
 
 /// An entry of an on-disk table: fixed width, big-endian.
 pub(crate) trait Entry: Copy + Default {
-    const BYTES: usize;
-    fn decode(bytes: &[u8]) -> Self;
-    fn encode(self, into: &mut Vec<u8>);
+    /// All entries of a table or a part of one.
+    fn decode(bytes: &[u8]) -> Box<[Self]>;
+    fn encode(entries: &[Self]) -> Vec<u8>;
 }
 
-impl Entry for u64 {
-    const BYTES: usize = 8;
+macro_rules! big_endian_entry {
+    ($width:ty) => {
+        impl Entry for $width {
+            fn decode(bytes: &[u8]) -> Box<[Self]> {
+                let (entries, _) = bytes.as_chunks::<{ size_of::<$width>() }>();
+                entries.iter().map(|entry| <$width>::from_be_bytes(*entry)).collect()
+            }
 
-    fn decode(bytes: &[u8]) -> Self {
-        bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
-    }
-
-    fn encode(self, into: &mut Vec<u8>) {
-        into.extend_from_slice(&self.to_be_bytes());
-    }
+            fn encode(entries: &[Self]) -> Vec<u8> {
+                let mut bytes = vec![0; size_of_val(entries)];
+                let (places, _) = bytes.as_chunks_mut::<{ size_of::<$width>() }>();
+                places.iter_mut().zip(entries).for_each(|(place, entry)| *place = entry.to_be_bytes());
+                bytes
+            }
+        }
+    };
 }
 
-impl Entry for u16 {
-    const BYTES: usize = 2;
-
-    fn decode(bytes: &[u8]) -> Self {
-        u16::from(bytes[0]) << 8 | u16::from(bytes[1])
-    }
-
-    fn encode(self, into: &mut Vec<u8>) {
-        into.extend_from_slice(&self.to_be_bytes());
-    }
-}
-
-pub(crate) fn decode<E: Entry>(bytes: &[u8]) -> Box<[E]> {
-    bytes.chunks_exact(E::BYTES).map(E::decode).collect()
-}
-
-pub(crate) fn encode<E: Entry>(entries: &[E]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(entries.len() * E::BYTES);
-    entries.iter().for_each(|entry| entry.encode(&mut bytes));
-    bytes
-}
+big_endian_entry!(u64);
+big_endian_entry!(u16);
 
 #[derive(Debug)]
 struct Slot<E> {
@@ -70,7 +57,7 @@ pub(crate) struct SliceCache<E> {
 impl<E: Entry> SliceCache<E> {
     /// A cache of at most `bytes` bytes (but at least 16 slices), with slices of `entries_per_slice`.
     pub fn new(bytes: u64, entries_per_slice: usize) -> Self {
-        let capacity = (bytes as usize / (entries_per_slice * E::BYTES)).max(16);
+        let capacity = (bytes as usize / (entries_per_slice * size_of::<E>())).max(16);
         SliceCache { slots: vec![], index: FxHashMap::default(), capacity, hand: 0, dirty: 0, entries_per_slice }
     }
 
@@ -163,7 +150,7 @@ impl<E: Entry> SliceCache<E> {
         for slot in self.slots.iter_mut().filter(|slot| slot.dirty) {
             slot.dirty = false;
             slot.pins += 1;
-            taken.push((slot.key, encode(&slot.entries)));
+            taken.push((slot.key, E::encode(&slot.entries)));
         }
         self.dirty = 0;
         taken.sort_unstable_by_key(|(key, _)| *key);

@@ -3,7 +3,7 @@
 use super::geometry::*;
 use super::header::MAX_REFCOUNT_TABLE_BYTES;
 use super::image::Image;
-use super::slices::encode;
+use super::slices::Entry;
 use super::state::State;
 use crate::error::Result;
 use crate::storage::{MetadataKind, Storage};
@@ -79,8 +79,8 @@ impl<S: Storage> Image<S> {
         let blocks_offset = plan.first << geometry.cluster_bits;
         let table_offset = (plan.first + plan.blocks) << geometry.cluster_bits;
         for (kind, offset, bytes) in [
-            (MetadataKind::RefcountBlock, blocks_offset, encode(&counts)),
-            (MetadataKind::RefcountTable, table_offset, encode(&table)),
+            (MetadataKind::RefcountBlock, blocks_offset, u16::encode(&counts)),
+            (MetadataKind::RefcountTable, table_offset, u64::encode(&table)),
         ] {
             let write = self.storage.write_metadata(kind, offset, &bytes).await;
             write.map_err(self.blame.io("writing a larger refcount table", offset))?;

@@ -2,7 +2,7 @@
 
 use super::geometry::*;
 use super::image::Image;
-use super::slices::decode;
+use super::slices::Entry;
 use crate::error::Result;
 use crate::storage::{MetadataKind, Storage};
 use std::ops::Range;
@@ -94,17 +94,19 @@ impl<S: Storage> Image<S> {
             let cluster = table >> geometry.cluster_bits;
             self.reach(&mut reached, "L2 table", cluster..cluster + 1)?;
             let read = self.storage.read_metadata(MetadataKind::L2Table, table, geometry.cluster_size()).await;
-            let entries = decode::<u64>(&read.map_err(self.blame.io("reading an L2 table", table))?);
+            let entries = u64::decode(&read.map_err(self.blame.io("reading an L2 table", table))?);
+            let mut furthest = 0;
             for entry in entries.iter().filter(|entry| **entry & OFFSET_MASK != 0) {
                 if entry & COMPRESSED != 0 {
                     return Err(self.blame.unsupported("counting the clusters of an image with compressed clusters"));
                 }
                 let offset = entry & OFFSET_MASK;
-                self.check_within_file("data cluster", offset, 1).await?;
+                furthest = furthest.max(offset);
                 let cluster = offset >> geometry.cluster_bits;
                 self.reach(&mut reached, "data cluster", cluster..cluster + 1)?;
                 data_clusters += 1;
             }
+            self.check_within_file("data cluster", furthest, 1).await?;
         }
         Ok((reached, data_clusters))
     }

@@ -1,0 +1,58 @@
+//! The stock QEMU tools.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn run(tool: &str, folder: &Path, arguments: &[&str]) -> Output {
+    let command = Command::new(tool).current_dir(folder).args(arguments).output();
+    command.unwrap_or_else(|error| panic!("{tool} cannot be run (Debian: apt-get install qemu-utils): {error}"))
+}
+
+/// Runs `qemu-img` in `folder`, and returns what it prints.
+#[track_caller]
+pub fn img(folder: &Path, arguments: &[&str]) -> String {
+    let output = run("qemu-img", folder, arguments);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "qemu-img {arguments:?}: {}\n{out}{err}", output.status);
+    out.into_owned()
+}
+
+/// Runs `qemu-io` in `folder` with some commands, none of which may fail, and returns what it prints.
+#[track_caller]
+pub fn io(folder: &Path, options: &[&str], image: &str, commands: &[String]) -> String {
+    let mut arguments = options.to_vec();
+    for command in commands {
+        arguments.extend(["-c", command]);
+    }
+    arguments.push(image);
+    let output = run("qemu-io", folder, &arguments);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    // qemu-io exits with 0 although a read found another pattern.
+    let failed = ["failed", "error", "rror:", "ailed:"].iter().any(|word| out.contains(word) || err.contains(word));
+    assert!(output.status.success() && !failed, "qemu-io {commands:?}: {}\n{out}{err}", output.status);
+    out.into_owned()
+}
+
+/// No error and no leak.
+#[track_caller]
+pub fn check(folder: &Path, image: &str) {
+    let output = run("qemu-img", folder, &["check", "-q", "-f", "qcow2", image]);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "qemu-img check {image}: {}\n{out:.2000}{err}", output.status);
+}
+
+/// No error; leaks are allowed.
+#[track_caller]
+pub fn check_but_for_leaks(folder: &Path, image: &str) {
+    let output = run("qemu-img", folder, &["check", "-q", "-f", "qcow2", image]);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let accepted = matches!(output.status.code(), Some(0 | 3));
+    assert!(accepted, "qemu-img check {image}: {}\n{out:.2000}{err}", output.status);
+}
+
+/// The bytes of the disk that QEMU sees in an image and its backing files.
+#[track_caller]
+pub fn content(folder: &Path, image: &str) -> Vec<u8> {
+    img(folder, &["convert", "-f", "qcow2", "-O", "raw", image, "content.raw"]);
+    std::fs::read(folder.join("content.raw")).expect("qemu-img wrote it")
+}
