@@ -8,7 +8,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The storage below failed.
-    #[error("{image}: {action} at offset {offset}: {source}")]
+    #[error("{image}: {action} at offset {offset}")]
     Io {
         /// The image's name.
         image: Arc<str>,
@@ -20,7 +20,7 @@ pub enum Error {
         source: Arc<io::Error>,
     },
     /// The file could not be opened or made.
-    #[error("{image}: {source}")]
+    #[error("{image}")]
     File {
         /// The image's name.
         image: Arc<str>,

@@ -203,7 +203,8 @@ pub async fn create_image(path: &Path, options: &CreateOptions) -> Result<()> {
         .prefix(".vmicache-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(folder)
-        .map_err(file_error(path))?;
+        // Without the name of the temporary file, which nobody has asked for.
+        .map_err(|error| file_error(path)(io::Error::from(error.kind())))?;
     let file = temporary.as_file().try_clone().map_err(file_error(path))?;
     let storage = HostFile::from_file(file).map_err(file_error(path))?;
     qcow2::create(&storage, &path.display().to_string(), options).await?;
