@@ -74,8 +74,14 @@ fn order_and_concurrency() {
     let sequential: Vec<_> = boots.iter().map(|boot| Summary::of(boot).sequential_reads).collect();
     assert_eq!(sequential, [1085, 1092, 1086, 1083, 1088, 1084]);
     let in_flight: Vec<_> = boots.iter().map(|boot| Summary::of(boot).in_flight).collect();
-    let expected: [&[u64]; 6] =
-        [&[0, 1831, 7, 3], &[0, 1841, 5], &[0, 1840, 6, 1, 1], &[0, 1844, 1], &[0, 1841, 6], &[0, 1830, 7, 1]];
+    let expected: [&[u64]; 6] = [
+        &[0, 1831, 7, 3],
+        &[0, 1841, 5],
+        &[0, 1840, 6, 1, 1],
+        &[0, 1844, 1],
+        &[0, 1841, 6],
+        &[0, 1830, 7, 1],
+    ];
     assert_eq!(in_flight, expected);
     // Only a slowed server shows what the guest would have in flight together.
     assert_eq!(Summary::of(&slowed()).in_flight, [0, 1583, 138, 66, 24, 9, 7, 4, 2, 1, 2]);
@@ -130,6 +136,9 @@ fn learnt_links_predict_undelayed_boots() {
     let (shortest, longest) = (spans.iter().min().unwrap(), spans.iter().max().unwrap());
     for boot in &boots {
         let predicted = learned(boot).dependencies.predict_span(boot, Request::latency);
-        assert!((shortest..=longest).contains(&&predicted), "{predicted:?} not in {shortest:?} to {longest:?}");
+        assert!(
+            (shortest..=longest).contains(&&predicted),
+            "{predicted:?} not in {shortest:?} to {longest:?}"
+        );
     }
 }

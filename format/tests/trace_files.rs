@@ -92,7 +92,8 @@ fn a_trace_without_requests_is_refused() {
 
 #[test]
 fn damaged_compression_is_told_from_bad_rows() {
-    let text: String = (0..5000).map(|i| format!("{i},{},read,{},512\n", i + 7919 % (i + 1), i * 7)).collect();
+    let text: String =
+        (0..5000).map(|i| format!("{i},{},read,{},512\n", i + 7919 % (i + 1), i * 7)).collect();
     let whole = gzip(format!("start_us,end_us,op,offset,length\n{text}").as_bytes());
     assert_eq!(Trace::parse(&whole[..], "boot").unwrap().requests.len(), 5000);
 

@@ -4,17 +4,16 @@ use super::geometry::*;
 use super::header::{Header, extension, incompatible};
 use super::slices::{Entry, SliceCache};
 use super::state::*;
-use crate::cache::CacheExtension;
 use crate::disk::Piece;
 use crate::error::{Blame, Result};
-use crate::runtime::{Event, Runtime};
+use crate::runtime::{Event, Join, Runtime};
 use crate::storage::{MetadataKind, Storage};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
 use std::collections::hash_map;
 use std::ops::Range;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +77,8 @@ pub(crate) struct InFlight<P> {
 
 /// A qcow2 image that is open. It belongs to one thread; several disks may share it.
 pub struct Image<S: Storage> {
+    /// The image itself, for the tasks that it owns.
+    this: Weak<Self>,
     pub(super) storage: S,
     pub(super) blame: Blame,
     pub(super) geometry: Geometry,
@@ -165,7 +166,8 @@ impl<S: Storage> Image<S> {
             data_clusters: 0,
             unpublished: 0,
         };
-        let image = Rc::new(Image {
+        let image = Rc::new_cyclic(|this| Image {
+            this: this.clone(),
             storage,
             blame,
             geometry,
@@ -477,8 +479,13 @@ impl<S: Storage> Image<S> {
                 let bytes = self.load_slice(MetadataKind::RefcountBlock, "refcount block", offset + within).await?;
                 self.state.borrow_mut().refcounts.insert_clean(slice, u16::decode(&bytes));
             }
-            // Boxed: it happens once in a long while, and every request would carry its state.
-            Missing::RefcountTable => Box::pin(self.grow_refcount_table()).await?,
+            Missing::RefcountTable => {
+                // A task: were it dropped half-way with its caller, what it was publishing would be lost.
+                if let Some(image) = self.this.upgrade() {
+                    let full = self.state.borrow().refcount_table.len();
+                    Join::spawn(&*self.runtime, async move { image.grow_refcount_table(full).await }).await?;
+                }
+            }
         }
         Ok(())
     }
@@ -512,23 +519,16 @@ impl<S: Storage> Image<S> {
     async fn write_header_if_changed(&self) -> Result<()> {
         let stored = super::create::read_header(&self.storage, &self.blame.0).await?;
         if stored != *self.header.borrow() {
-            self.write_header().await?;
+            self.write_header(&self.header()).await?;
             self.storage.flush().await.map_err(self.blame.io("flushing the header", 0))?;
         }
         Ok(())
     }
 
-    pub(super) async fn write_header(&self) -> Result<()> {
-        let bytes = self.header.borrow().serialize(&self.blame)?;
+    pub(super) async fn write_header(&self, header: &Header) -> Result<()> {
+        let bytes = header.serialize(&self.blame)?;
         let write = self.storage.write_metadata(MetadataKind::Header, 0, &bytes).await;
         write.map_err(self.blame.io("writing the header", 0))
-    }
-
-    pub(super) fn set_cache_in_use(&self, in_use: u64) {
-        let mut header = self.header.borrow_mut();
-        if let Some(cache) = header.cache() {
-            header.set_extension(extension::CACHE, CacheExtension { in_use, ..cache }.to_bytes());
-        }
     }
 }
 

@@ -11,8 +11,10 @@
 //! so the first barrier covers all the data that the batch points at.
 
 use super::geometry::OFFSET_MASK;
+use super::header::extension;
 use super::image::{Image, Mode};
 use super::slices::Entry;
+use crate::cache::CacheExtension;
 use crate::error::Result;
 use crate::runtime::Join;
 use crate::storage::{MetadataKind, Storage};
@@ -106,11 +108,15 @@ impl<S: Storage> Image<S> {
         }
         self.flush().await?;
         if self.mode() == Mode::Fill {
+            // The header is nobody else's while this one writes it.
+            let _turn = self.publishing_turn().await;
+            let mut header = self.header();
             let in_use = self.bytes_in_use();
-            if self.header.borrow().cache().is_some_and(|cache| cache.in_use != in_use) {
-                self.set_cache_in_use(in_use);
-                self.write_header().await?;
-                self.storage.flush().await.map_err(self.blame.io("flushing", 0))?;
+            if let Some(cache) = header.cache().filter(|cache| cache.in_use != in_use) {
+                header.set_extension(extension::CACHE, CacheExtension { in_use, ..cache }.to_bytes());
+                self.write_header(&header).await?;
+                self.barrier().await?;
+                *self.header.borrow_mut() = header;
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! A larger refcount table, when the old one can count no further cluster.
 
 use super::geometry::*;
-use super::header::MAX_REFCOUNT_TABLE_BYTES;
+use super::header::{Header, MAX_REFCOUNT_TABLE_BYTES};
 use super::image::Image;
 use super::slices::Entry;
 use super::state::State;
@@ -42,9 +42,11 @@ impl<S: Storage> Image<S> {
     ///
     /// The new blocks and the new table are durable before the header points at them, and the old table is
     /// free only once it no longer does.
-    pub(super) async fn grow_refcount_table(&self) -> Result<()> {
+    /// `full` is the number of entries of the table that was too short: it may have been moved meanwhile.
+    pub(super) async fn grow_refcount_table(&self, full: usize) -> Result<()> {
         let _turn = self.publishing_turn().await;
-        self.grow().await
+        let is_still_full = self.state.borrow().refcount_table.len() == full;
+        if is_still_full { self.grow().await } else { Ok(()) }
     }
 
     async fn grow(&self) -> Result<()> {
@@ -87,20 +89,19 @@ impl<S: Storage> Image<S> {
             self.file_len.set(self.file_len.get().max(offset + bytes.len() as u64));
         }
         self.barrier().await?;
-        let old = {
-            let mut header = self.header.borrow_mut();
-            let start = header.refcount_table_offset >> geometry.cluster_bits;
-            let old = start..start + u64::from(header.refcount_table_clusters);
-            header.refcount_table_offset = table_offset;
-            header.refcount_table_clusters = plan.table_clusters as u32;
-            old
+        let old = self.header();
+        let header = Header {
+            refcount_table_offset: table_offset,
+            refcount_table_clusters: plan.table_clusters as u32,
+            ..old.clone()
         };
-        self.write_header().await?;
+        self.write_header(&header).await?;
         self.barrier().await?;
-        {
-            let mut state = self.state.borrow_mut();
-            adopt(&mut state, table, &plan, &counts);
-        }
+        // Only now: had the header not been written, the old table would still be the one that counts.
+        *self.header.borrow_mut() = header;
+        adopt(&mut self.state.borrow_mut(), table, &plan, &counts);
+        let first = old.refcount_table_offset >> geometry.cluster_bits;
+        let old = first..first + u64::from(old.refcount_table_clusters);
         let mut rest = old;
         while !rest.is_empty() {
             rest.start = self.with_metadata_no_growth(&rest).await?;

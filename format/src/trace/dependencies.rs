@@ -260,7 +260,8 @@ mod tests {
     }
 
     fn traces() -> impl Strategy<Value = Trace> {
-        let request = (0..200u64, 0..20u64, 0..6u64).prop_map(|(start, took, at)| read(start, start + took, at));
+        let request =
+            (0..200u64, 0..20u64, 0..6u64).prop_map(|(start, took, at)| read(start, start + took, at));
         prop::collection::vec(request, 0..60).prop_map(|mut requests| {
             requests.sort_by_key(|request| request.start);
             Trace { requests }

@@ -44,7 +44,9 @@ pub enum TraceError {
         problem: String,
     },
     /// The first line does not name a column that a trace must have.
-    #[error("{file}: line 1 is \"{header}\" and has no column {column}; right: start_us,end_us,op,offset,length")]
+    #[error(
+        "{file}: line 1 is \"{header}\" and has no column {column}; right: start_us,end_us,op,offset,length"
+    )]
     MissingColumn {
         /// The trace's name.
         file: String,
@@ -88,7 +90,9 @@ pub enum TraceError {
         expected: String,
     },
     /// There is no request.
-    #[error("{file}: no request in it; right would be a line start_us,end_us,op,offset,length and one line for each request")]
+    #[error(
+        "{file}: no request in it; right would be a line start_us,end_us,op,offset,length and one line for each request"
+    )]
     Empty {
         /// The trace's name.
         file: String,
@@ -106,7 +110,9 @@ pub enum TraceError {
         file: String,
     },
     /// A line longer than a trace may have.
-    #[error("{file}: the line after line {line} is longer than {MAX_LINE} bytes; a trace has one request to a line")]
+    #[error(
+        "{file}: the line after line {line} is longer than {MAX_LINE} bytes; a trace has one request to a line"
+    )]
     LongLine {
         /// The trace's name.
         file: String,

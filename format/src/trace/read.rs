@@ -40,9 +40,11 @@ impl Trace {
     /// If the input cannot be read or is not a trace; the error says where and what would be right.
     pub fn parse(mut input: impl Read, name: &str) -> Result<Trace, TraceError> {
         let mut magic = Vec::with_capacity(GZIP_MAGIC.len());
-        input.by_ref().take(GZIP_MAGIC.len() as u64).read_to_end(&mut magic).map_err(|source| {
-            TraceError::Read { file: name.to_owned(), line: 0, source }
-        })?;
+        input
+            .by_ref()
+            .take(GZIP_MAGIC.len() as u64)
+            .read_to_end(&mut magic)
+            .map_err(|source| TraceError::Read { file: name.to_owned(), line: 0, source })?;
         let compressed = magic == GZIP_MAGIC;
         let input = BufReader::new(Cursor::new(magic).chain(input));
         if compressed {
@@ -106,7 +108,11 @@ impl<'a, R: Read> Parser<'a, R> {
             let mut places = header.iter().enumerate().filter(|(_, name)| *name == column.as_bytes());
             let Some((first, _)) = places.next() else {
                 let fields: Vec<_> = header.iter().map(printable).collect();
-                return Err(TraceError::MissingColumn { file: self.file(), column, header: fields.join(",") });
+                return Err(TraceError::MissingColumn {
+                    file: self.file(),
+                    column,
+                    header: fields.join(","),
+                });
             };
             if places.next().is_some() {
                 return Err(TraceError::DuplicateColumn { file: self.file(), column });
@@ -189,7 +195,9 @@ impl Row<'_> {
         } else if length == 0 {
             return Err(self.wrong(4, format!("a {op} has at least 1 byte")));
         } else if offset > MAX_OFFSET - length {
-            return Err(self.wrong(4, format!("with the offset {offset}, at most {} would be", MAX_OFFSET - offset)));
+            return Err(
+                self.wrong(4, format!("with the offset {offset}, at most {} would be", MAX_OFFSET - offset))
+            );
         }
         Ok(Request { start, end, op, offset, length })
     }
