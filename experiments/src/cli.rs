@@ -1,13 +1,13 @@
 //! The command line: its top level, and how errors leave the program.
 
-use crate::commands::{img, quota, reproduce, trace};
+use crate::commands::{completions, img, quota, reproduce, trace};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 /// What cache images change for virtual machine boots: traffic, working sets and quotas.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
-struct Cli {
+pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -22,6 +22,8 @@ enum Command {
     Quota(quota::Args),
     /// Create and inspect images, in qemu-img's syntax
     Img(img::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
 }
 
 /// Parses the arguments, runs the command, and reports an error on standard error.
@@ -31,6 +33,7 @@ pub fn run() -> ExitCode {
         Command::Trace(args) => trace::run(args),
         Command::Quota(args) => quota::run(args),
         Command::Img(args) => img::run(args),
+        Command::Completions(args) => completions::run(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("vmicache: {error:#}");

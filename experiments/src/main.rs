@@ -2,6 +2,15 @@
 
 mod cli;
 mod commands;
+mod figures;
+mod need;
+mod output;
+mod reproduce;
+mod results;
+mod size;
+mod stats;
+mod terminal;
+mod units;
 
 use std::process::ExitCode;
 

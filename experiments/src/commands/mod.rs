@@ -1,5 +1,6 @@
 //! One module a subcommand: its arguments, and what it does.
 
+pub mod completions;
 pub mod img;
 pub mod quota;
 pub mod reproduce;

@@ -1,12 +1,45 @@
-//! `vmicache reproduce`.
+//! `vmicache reproduce`: tables, figures and the report, from the recorded boots.
 
+use crate::output::Folder;
+use crate::reproduce::{Cells, Experiment, Plan, files, find_traces, load_guests, run as run_plan};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Arguments of `vmicache reproduce`.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Folder for the results; made if missing
+    #[arg(long, value_name = "DIR", default_value = "paper/out")]
+    out: PathBuf,
+    /// Folder of recorded boots; by default data/traces in this folder or one above
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Only these experiments, separated by commas
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', ignore_case = true)]
+    only: Vec<Experiment>,
+    /// Fewer boots, cluster sizes and quotas
+    #[arg(long)]
+    quick: bool,
+    /// Threads to run cells on; by default one a processor
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
 
 /// Runs the command.
-pub fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("reproduce is not here")
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let plan = Plan::new(&args.only, args.quick);
+    let cells = Cells::new(args.threads.map(NonZeroUsize::get))?;
+    let guests = load_guests(&find_traces(args.data.as_deref())?, plan.most_boots)?;
+    let folder = Folder::open(&args.out)?;
+    let results = run_plan(&guests, &plan, &cells)?;
+    let files = files(&results, &plan)?;
+    folder.publish(&files)?;
+    println!(
+        "{} files in {}; start with {}",
+        files.len(),
+        args.out.display(),
+        args.out.join("report.html").display()
+    );
+    Ok(ExitCode::SUCCESS)
 }

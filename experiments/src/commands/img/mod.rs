@@ -1,0 +1,45 @@
+//! `vmicache img`: images, in qemu-img's syntax.
+
+mod create;
+mod describe;
+mod file;
+mod info;
+mod json;
+mod options;
+
+use clap::Subcommand;
+use std::process::ExitCode;
+
+/// Shown below the subcommands.
+const EXAMPLES: &str = "\
+Examples:
+  vmicache img create -f qcow2 -o cache_img_quota=100M -b base.qcow2 -F qcow2 cache.qcow2
+  vmicache img create -f qcow2 -b cache.qcow2 -F qcow2 overlay.qcow2
+  vmicache img info --backing-chain overlay.qcow2";
+
+/// Arguments of `vmicache img`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make an empty image: a disk, an overlay or a cache image
+    Create(create::Args),
+    /// Describe an image, or a whole chain, from its metadata
+    Info(info::Args),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// As the subcommands.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    match args.command {
+        Command::Create(args) => create::run(args),
+        Command::Info(args) => info::run(&args),
+    }
+}

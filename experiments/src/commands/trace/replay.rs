@@ -1,0 +1,176 @@
+//! `vmicache trace replay`: one recorded boot through real images.
+
+use super::open;
+use crate::size;
+use crate::terminal::{Table, print, print_json};
+use crate::units::{cluster, mb};
+use anyhow::{Context, ensure};
+use clap::ValueEnum;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use vmicache_format::trace::Trace;
+use vmicache_sim::replay::{Chain, Layout, Outcome, disk_size_for, replay};
+
+/// Shown below the options.
+const EXAMPLES: &str = "\
+Examples:
+  vmicache trace replay boot.csv.gz --layout plain
+  vmicache trace replay boot.csv.gz --layout cold --cluster-size 64K
+  vmicache trace replay boot.csv.gz --layout warm --fill other-boot.csv.gz --quota 100M --json";
+
+/// Arguments of `vmicache trace replay`.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{}", size::HELP))]
+pub struct Args {
+    /// The boot, as CSV or compressed with gzip
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// What stands between the guest and the base image
+    #[arg(long, value_enum)]
+    layout: LayoutName,
+    /// Boot that fills the cache of a warm layout beforehand [default: the same boot]
+    #[arg(long, value_name = "FILE")]
+    fill: Option<PathBuf>,
+    /// Cluster size of the cache image: a power of two from 512 to 2M
+    ///
+    /// The overlay has clusters of 64 KiB. A plain layout has no cache and ignores this and the quota.
+    #[arg(long, value_name = "SIZE", default_value = "512", value_parser = size::parse_cluster_size)]
+    cluster_size: u64,
+    /// Quota of the cache image [default: as much as the disk could need]
+    ///
+    /// The length that the cache's file never exceeds, data and metadata together.
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
+    quota: Option<u64>,
+    /// Virtual size of the disk [default: just enough for the traces]
+    ///
+    /// A multiple of 512. It sets how much metadata even an empty cache has.
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_disk_size, allow_negative_numbers = true)]
+    disk_size: Option<u64>,
+    /// Print JSON: sizes in bytes; the file sizes are lengths
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LayoutName {
+    /// overlay -> base
+    Plain,
+    /// overlay -> empty cache -> base
+    Cold,
+    /// overlay -> cache that a boot has filled -> base
+    Warm,
+}
+
+impl LayoutName {
+    fn layout(self) -> Layout {
+        match self {
+            LayoutName::Plain => Layout::Plain,
+            LayoutName::Cold => Layout::Cold,
+            LayoutName::Warm => Layout::Warm,
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If a file is not a trace, or the boot cannot be replayed through such images.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let layout = args.layout.layout();
+    ensure!(
+        args.fill.is_none() || layout == Layout::Warm,
+        "--fill names the boot that fills a warm cache; it needs --layout warm"
+    );
+    let boot = open(&args.file, args.disk_size)?;
+    let fill = args.fill.as_deref().map(|path| open(path, args.disk_size)).transpose()?;
+    let fill: Vec<&Trace> = fill.iter().collect();
+    let disk_size = args.disk_size.unwrap_or_else(|| disk_size_for(fill.iter().copied().chain([&boot])));
+    let chain = Chain { layout, cluster_size: args.cluster_size, quota: args.quota, disk_size };
+    let outcome =
+        replay(&boot, &fill, &chain).with_context(|| format!("cannot replay {}", args.file.display()))?;
+    let report = Report::new(&args, chain, outcome);
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&report.text())?
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Serialize)]
+struct Report {
+    trace: String,
+    layout: &'static str,
+    /// Null unless the layout is warm.
+    fill: Option<String>,
+    disk_size: u64,
+    /// Null without a cache.
+    cluster_size: Option<u64>,
+    /// Null without a cache, or without a limit.
+    quota: Option<u64>,
+    guest_requests: u64,
+    guest_bytes_read: u64,
+    base_requests: u64,
+    base_bytes_read: u64,
+    cache_bytes_in_use: u64,
+    cache_data_bytes: u64,
+    cache_file_bytes: u64,
+    overlay_file_bytes: u64,
+}
+
+impl Report {
+    fn new(args: &Args, chain: Chain, outcome: Outcome) -> Report {
+        let cached = chain.layout != Layout::Plain;
+        let warm = chain.layout == Layout::Warm;
+        Report {
+            trace: args.file.display().to_string(),
+            layout: match chain.layout {
+                Layout::Plain => "plain",
+                Layout::Cold => "cold",
+                Layout::Warm => "warm",
+            },
+            fill: warm.then(|| args.fill.as_ref().unwrap_or(&args.file).display().to_string()),
+            disk_size: chain.disk_size,
+            cluster_size: cached.then_some(chain.cluster_size),
+            quota: chain.quota.filter(|_| cached),
+            guest_requests: outcome.guest_requests,
+            guest_bytes_read: outcome.guest_bytes_read,
+            base_requests: outcome.base_requests,
+            base_bytes_read: outcome.base_bytes_read,
+            cache_bytes_in_use: outcome.cache_bytes_in_use,
+            cache_data_bytes: outcome.cache_data_bytes,
+            cache_file_bytes: outcome.cache_file_bytes,
+            overlay_file_bytes: outcome.overlay_file_bytes,
+        }
+    }
+
+    fn text(&self) -> String {
+        let images = match (&self.fill, self.cluster_size.map(cluster)) {
+            (None, None) => "overlay -> base".to_owned(),
+            (None, Some(clusters)) => format!("overlay -> empty cache of {clusters} clusters -> base"),
+            (Some(fill), clusters) => {
+                let clusters = clusters.unwrap_or_default();
+                format!("overlay -> cache of {clusters} clusters, filled by {fill} -> base")
+            }
+        };
+        let mut table = Table::default();
+        let mut size =
+            |what: &str, bytes: u64| table.row([what.to_owned(), bytes.to_string(), mb(bytes as f64)]);
+        size("disk", self.disk_size);
+        if let Some(quota) = self.quota {
+            size("quota of the cache", quota);
+        }
+        size("read by the guest", self.guest_bytes_read);
+        size("read from the base", self.base_bytes_read);
+        if self.cluster_size.is_some() {
+            size("in use in the cache", self.cache_bytes_in_use);
+            size("of it guest data", self.cache_data_bytes);
+            size("length of the cache file", self.cache_file_bytes);
+        }
+        size("length of the overlay file", self.overlay_file_bytes);
+        table.row(["requests of the guest".to_owned(), self.guest_requests.to_string()]);
+        table.row(["read requests to the base".to_owned(), self.base_requests.to_string()]);
+        format!("{}\n  {images}\n\n{}", self.trace, table.text(2))
+    }
+}

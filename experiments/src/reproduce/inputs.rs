@@ -1,0 +1,137 @@
+//! What the experiments start from: guests, and the boots that were recorded of them.
+
+use anyhow::{Context, bail, ensure};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::{Path, PathBuf};
+use vmicache_format::trace::Trace;
+
+/// Where the recorded boots lie in the repository.
+const TRACES: &str = "data/traces";
+
+/// A guest and its boots.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// Short name, as in the names of the files.
+    pub name: String,
+    /// The name that people read.
+    pub title: String,
+    /// Virtual size of the disk in bytes.
+    pub disk_bytes: u64,
+    /// Bytes of the disk that the base image has allocated.
+    pub allocated_bytes: u64,
+    /// SHA-256 of the file that describes the guest.
+    pub sha256: String,
+    /// The recorded boots: the replications.
+    pub boots: Vec<Boot>,
+}
+
+/// One recorded boot.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// The file's name without its endings.
+    pub name: String,
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// Its requests.
+    pub trace: Trace,
+}
+
+/// The description of a guest, as its file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    name: String,
+    title: String,
+    disk_bytes: u64,
+    allocated_bytes: u64,
+    boots: Vec<String>,
+}
+
+/// The folder of recorded boots: `given`, or `data/traces` in the current folder or the nearest one above.
+///
+/// # Errors
+/// If there is none.
+pub fn find_traces(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(folder) = given {
+        ensure!(
+            folder.is_dir(),
+            "{} is not a folder; --data takes the folder of recorded boots",
+            folder.display()
+        );
+        return Ok(folder.to_path_buf());
+    }
+    let here = std::env::current_dir().context("the current folder cannot be found")?;
+    here.ancestors().map(|folder| folder.join(TRACES)).find(|folder| folder.is_dir()).with_context(|| {
+        format!(
+            "no {TRACES} in {} or in a folder above it; run this inside the repository, or name the folder \
+             of recorded boots with --data",
+            here.display()
+        )
+    })
+}
+
+/// Reads every guest that a `.toml` file in `folder` describes, in the order of their files' names, each with
+/// its first `most_boots` boots.
+///
+/// # Errors
+/// If there is no guest, or a file of one cannot be read, is not right, or does not fit its disk.
+pub fn load_guests(folder: &Path, most_boots: usize) -> anyhow::Result<Vec<Guest>> {
+    let cannot_list = || format!("cannot list {}", folder.display());
+    let mut descriptions = Vec::new();
+    for entry in fs::read_dir(folder).with_context(cannot_list)? {
+        let path = entry.with_context(cannot_list)?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            descriptions.push(path);
+        }
+    }
+    descriptions.sort();
+    if descriptions.is_empty() {
+        bail!(
+            "no guest is described in {}: a .toml file there names a guest and its boots",
+            folder.display()
+        );
+    }
+    descriptions.iter().map(|path| load_guest(path, most_boots)).collect()
+}
+
+fn load_guest(path: &Path, most_boots: usize) -> anyhow::Result<Guest> {
+    let bytes = read(path)?;
+    let text =
+        std::str::from_utf8(&bytes).with_context(|| format!("{} is not UTF-8 text", path.display()))?;
+    let description: Description =
+        toml::from_str(text).with_context(|| format!("{} does not describe a guest", path.display()))?;
+    let Description { name, title, disk_bytes, allocated_bytes, boots } = description;
+    ensure!(!boots.is_empty(), "{}: boots is empty; it lists the guest's traces", path.display());
+    ensure!(
+        0 < allocated_bytes && allocated_bytes <= disk_bytes,
+        "{}: allocated_bytes is {allocated_bytes}; from 1 to disk_bytes, {disk_bytes}, would be right",
+        path.display()
+    );
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let boots = boots
+        .iter()
+        .take(most_boots)
+        .map(|file| load_boot(&folder.join(file), file, disk_bytes))
+        .collect::<anyhow::Result<_>>()?;
+    Ok(Guest { name, title, disk_bytes, allocated_bytes, sha256: sha256(&bytes), boots })
+}
+
+fn load_boot(path: &Path, file: &str, disk_bytes: u64) -> anyhow::Result<Boot> {
+    let bytes = read(path)?;
+    let shown = path.display().to_string();
+    let trace = Trace::parse(bytes.as_slice(), &shown)?;
+    trace.check_within(disk_bytes).context(shown)?;
+    let name = file.trim_end_matches(".gz").trim_end_matches(".csv").to_owned();
+    Ok(Boot { name, sha256: sha256(&bytes), trace })
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// SHA-256 of `bytes` in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,89 @@
+//! The figures of a run.
+
+use super::plan::Experiment;
+use super::{GuestResults, f4, t2};
+use crate::figures::quota_need::{QuotaNeed, abscissa};
+use crate::figures::traffic::Traffic;
+use crate::figures::{Curve, Picture, render};
+use crate::stats::Summary;
+use crate::units::{MB, cluster};
+use vmicache_format::trace::working_set;
+use vmicache_sim::replay::Layout;
+
+/// Cluster sizes whose curves F4 shows; those between lie between them, and more curves could not be told apart.
+const SHOWN: [u64; 4] = [512, 4096, 16_384, 65_536];
+
+/// A figure of the report.
+pub struct Figure {
+    /// The files' name without ending.
+    pub name: String,
+    /// The guest's short name.
+    pub guest: String,
+    /// What it belongs to.
+    pub experiment: Experiment,
+    /// The figure itself.
+    pub picture: Picture,
+}
+
+/// All figures that the results are enough for, guest by guest.
+///
+/// # Errors
+/// If one cannot be drawn.
+pub fn all(results: &[GuestResults]) -> anyhow::Result<Vec<Figure>> {
+    let mut figures = Vec::new();
+    for result in results {
+        let mut add = |experiment, picture| {
+            let guest = result.guest.name.clone();
+            figures.push(Figure { name: format!("{experiment}-{guest}"), guest, experiment, picture });
+        };
+        if let Some(needs) = &result.needs {
+            add(Experiment::T2, render(&quota_need(result, needs))?);
+        }
+        if let Some(traffic) = result.f4.as_deref().and_then(|rows| traffic(result, rows)) {
+            add(Experiment::F4, render(&traffic)?);
+        }
+    }
+    Ok(figures)
+}
+
+fn traffic(result: &GuestResults, rows: &[f4::Row]) -> Option<Traffic> {
+    let curves = |layout| {
+        let shown = f4::curves(rows, layout).into_iter().filter(|curve| SHOWN.contains(&curve.cluster_size));
+        shown.map(in_megabytes).collect()
+    };
+    Some(Traffic {
+        guest: result.guest.title.clone(),
+        plain: f4::plain(rows)?.scaled(1.0 / MB),
+        cold: curves(Layout::Cold),
+        warm: curves(Layout::Warm),
+    })
+}
+
+fn in_megabytes(curve: f4::Curve) -> Curve {
+    let points = curve.points.into_iter().map(|(quota, read)| (quota as f64 / MB, read.scaled(1.0 / MB)));
+    Curve { label: format!("clusters of {}", cluster(curve.cluster_size)), points: points.collect() }
+}
+
+fn quota_need(result: &GuestResults, rows: &[t2::NeedRow]) -> QuotaNeed {
+    let sizes = t2::cluster_sizes(rows);
+    let curve = |label: String, value: &dyn Fn(u64) -> Vec<u64>| {
+        let point = |size: &u64| {
+            let megabytes = value(*size).into_iter().map(|bytes| bytes as f64 / MB);
+            Some((abscissa(*size), Summary::of(megabytes)?))
+        };
+        Curve { label, points: sizes.iter().filter_map(point).collect() }
+    };
+    let boots = &result.guest.boots;
+    let curves = vec![
+        curve("quota for one boot".to_owned(), &|size| {
+            t2::single_needs(rows, size).map(|row| row.need.quota).collect()
+        }),
+        curve("guest data in it".to_owned(), &|size| {
+            t2::single_needs(rows, size).map(|row| row.need.cache.cache_data_bytes).collect()
+        }),
+    ];
+    let reference = curve("distinct bytes read, at 512 B".to_owned(), &|_| {
+        boots.iter().map(|boot| working_set(&boot.trace, 512)).collect()
+    });
+    QuotaNeed { guest: result.guest.title.clone(), reference, curves }
+}

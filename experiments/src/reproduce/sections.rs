@@ -1,0 +1,235 @@
+//! The report's sections on one guest: findings, tables and figures with their captions.
+
+use super::pictures::Figure;
+use super::plan::Experiment;
+use super::{GuestResults, f4, t1, t2};
+use crate::stats::Summary;
+use crate::units::{cluster, counted, mb, megabytes, percent};
+use maud::{Markup, PreEscaped, html};
+use vmicache_sim::replay::Layout;
+
+/// What matters most, in a sentence each.
+pub fn findings(result: &GuestResults) -> Vec<String> {
+    let mut findings = Vec::new();
+    if let Some((granularity, set)) =
+        result.t1.as_deref().and_then(|rows| t1::summaries(rows).into_iter().next())
+    {
+        findings.push(format!(
+            "A boot reads {} of distinct data (at {}): {} of what the image has allocated.",
+            mb(set.mean),
+            cluster(granularity),
+            percent(set.mean / result.guest.allocated_bytes as f64)
+        ));
+    }
+    if let Some(needs) = result.needs.as_deref() {
+        let sizes = t2::cluster_sizes(needs).into_iter();
+        let enough: Vec<(u64, u64)> =
+            sizes.filter_map(|size| Some((t2::largest_single_need(needs, size)?, size))).collect();
+        if let (Some((least, best)), Some((most, worst))) = (enough.iter().min(), enough.iter().max()) {
+            findings.push(format!(
+                "Any boot can run again without the base image from a cache with a quota of {} at clusters of {}; at \
+                 {} it takes {}.",
+                mb(*least as f64),
+                cluster(*best),
+                cluster(*worst),
+                mb(*most as f64)
+            ));
+        }
+    }
+    let read = result.pairs.iter().flatten().map(|pair| pair.outcome.base_bytes_read as f64);
+    if let Some(left) = Summary::of(read) {
+        findings.push(format!(
+            "A boot that finds the cache filled by another boot still reads {} from the base image in the mean, {} at \
+             most.",
+            mb(left.mean),
+            mb(left.max)
+        ));
+    }
+    if let Some((rows, plain)) = result.f4.as_deref().and_then(|rows| Some((rows, f4::plain(rows)?))) {
+        let filling = f4::curves(rows, Layout::Cold).into_iter().filter_map(|curve| {
+            let cold = curve.points.last()?.1.mean;
+            Some(format!("{} at clusters of {}", mb(cold), cluster(curve.cluster_size)))
+        });
+        let filling: Vec<String> = filling.collect();
+        if let (Some(first), Some(last)) = (filling.first(), filling.last()) {
+            findings.push(format!(
+                "Filling a cache of sufficient quota draws {first} and {last} from the storage node; a plain overlay {}.",
+                mb(plain.mean)
+            ));
+        }
+    }
+    findings
+}
+
+/// All sections on one guest.
+pub fn guest(result: &GuestResults, figures: &[Figure]) -> Markup {
+    let of = |experiment| figures.iter().find(|f| f.guest == result.guest.name && f.experiment == experiment);
+    html! {
+        @if let Some(rows) = &result.t1 { (working_sets(result, rows)) }
+        @if let (Some(needs), Some(pairs)) = (&result.needs, &result.pairs) {
+            (quotas(result, needs, pairs, of(Experiment::T2)))
+        }
+        @if let Some(rows) = &result.f4 { (traffic(result, rows, of(Experiment::F4))) }
+    }
+}
+
+fn who(result: &GuestResults) -> String {
+    format!("{}, {}", result.guest.title, counted(result.guest.boots.len(), "recorded boot"))
+}
+
+fn working_sets(result: &GuestResults, rows: &[t1::Row]) -> Markup {
+    html! {
+        h2 { "T1: read working set of a boot" }
+        div.table { table {
+            thead { tr { th { "Granularity" } (summary_heads("Working set (MB)"))
+                th.number { "of allocated" } th.number { "of the disk" } } }
+            tbody { @for (granularity, set) in t1::summaries(rows) {
+                tr {
+                    td { (cluster(granularity)) }
+                    (summary_cells(&set))
+                    td.number { (percent(set.mean / result.guest.allocated_bytes as f64)) }
+                    td.number { (percent(set.mean / result.guest.disk_bytes as f64)) }
+                }
+            } }
+            caption {
+                (who(result)) ". A block counts when a byte of it is read that the guest has not written before. The image has "
+                (megabytes(result.guest.allocated_bytes as f64, 0)) " MB allocated (to the megabyte) on a disk of "
+                (cluster(result.guest.disk_bytes)) ". " (replications())
+            }
+        } }
+    }
+}
+
+fn quotas(
+    result: &GuestResults,
+    needs: &[t2::NeedRow],
+    pairs: &[t2::PairRow],
+    figure: Option<&Figure>,
+) -> Markup {
+    let residuals = t2::residuals(pairs);
+    let left = |size| residuals.iter().find(|(of, _)| *of == size).map(|(_, left)| left);
+    html! {
+        h2 { "T2: smallest quota that makes later boots read nothing" }
+        @if let Some(figure) = figure {
+            (picture(figure, "narrow", html! {
+                (who(result)) ". Smallest quota with which a boot can run again without reading from the base image; the \
+                 guest data in a cache of that quota; and the distinct bytes that a boot reads. \
+                 Between quota and data lies the image's metadata; between data and bytes read lies what the guest's \
+                 writes make the overlay read to fill its own clusters of 64 KiB, and from 8 KiB on what the cache \
+                 reads to fill its. Lines are means, bands go from the smallest to the largest boot; the axis does not begin at zero. Disk of "
+                (cluster(result.guest.disk_bytes)) ", on which the size of the metadata depends."
+            }))
+        }
+        div.table { table {
+            thead { tr { th { "Clusters" } th.number { "Empty (MB)" } (summary_heads("Quota for one boot (MB)"))
+                th.number { "for all (MB)" } th.number { "data in it (MB)" } } }
+            tbody { @for size in t2::cluster_sizes(needs) {
+                @let single = || t2::single_needs(needs, size);
+                tr {
+                    td { (cluster(size)) }
+                    td.number { @if let Some(row) = single().next() { (megabytes(row.need.empty_bytes as f64, 3)) } }
+                    @if let Some(quota) = Summary::of(single().map(|row| row.need.quota as f64)) { (summary_cells(&quota)) }
+                    td.number { @match t2::joint_need(needs, size) {
+                        Some(row) => (megabytes(row.need.quota as f64, 2)), None => "–" } }
+                    td.number { @if let Some(data) = Summary::of(single().map(|row| row.need.cache.cache_data_bytes as f64)) {
+                        (megabytes(data.mean, 2)) } }
+                }
+            } }
+            caption { (who(result)) ". Found by search: with one cluster less, each of these caches leaves something to \
+                be read from the base image. Empty: length of the image before anything is copied into it, below which \
+                there can be no quota. " (replications()) }
+        } }
+        @if !pairs.is_empty() {
+            h3 { "Warmed by one boot, read by another" }
+            div.table { table {
+                thead { tr { th { "Clusters" } th.number { "Still read from the base (MB)" } th.number { "range" }
+                    th.number { "pairs that read nothing" } } }
+                tbody { @for size in t2::cluster_sizes(needs) {
+                    @if let Some(left) = left(size) {
+                        @let of_size = || pairs.iter().filter(|pair| pair.cluster_size == size);
+                        tr {
+                            td { (cluster(size)) }
+                            td.number { (megabytes(left.mean, 3)) }
+                            td.number { (megabytes(left.min, 3)) " to " (megabytes(left.max, 3)) }
+                            td.number { (of_size().filter(|pair| pair.outcome.base_bytes_read == 0).count()) " of " (left.count) }
+                        }
+                    }
+                } }
+                caption { (who(result)) ": all ordered pairs of different boots, quota without limit. The pairs share \
+                    boots, so they are not independent and have no interval." }
+            } }
+        }
+    }
+}
+
+fn traffic(result: &GuestResults, rows: &[f4::Row], figure: Option<&Figure>) -> Markup {
+    let warm = f4::curves(rows, Layout::Warm);
+    html! {
+        h2 { "F4: traffic at the storage node against quota" }
+        @if let Some(figure) = figure {
+            (picture(figure, "wide", html! {
+                (who(result)) ". Guest data read from the base image during one boot, against the quota of the cache \
+                 image. Left: the boot fills an empty cache. Right: a fresh overlay over the cache that the same boot \
+                 has filled. Dashed: a plain overlay without a cache. Lines are means over the boots, bands go from the \
+                 smallest to the largest. Each curve begins at the empty image's own metadata, below which there can be \
+                 no cache. Cluster sizes that are not drawn lie between those that are; the table of results has all."
+            }))
+        }
+        div.table { table {
+            thead { tr { th { "Chain" } (summary_heads("Read from the base (MB)")) th.number { "against plain" }
+                th.number { "warm (MB)" } } }
+            tbody {
+                @if let Some(plain) = f4::plain(rows) {
+                    tr { td { "plain overlay" } (summary_cells(&plain)) td.number { "–" } td.number { "–" } }
+                }
+                @for (cold, warm) in f4::curves(rows, Layout::Cold).iter().zip(&warm) {
+                    @if let (Some((_, cold_left)), Some((_, warm_left))) = (cold.points.last(), warm.points.last()) {
+                        tr {
+                            td { "cold, clusters of " (cluster(cold.cluster_size)) }
+                            (summary_cells(cold_left))
+                            td.number { @if let Some(cost) = f4::cost_of_filling(rows, cold.cluster_size) { (signed(&cost)) } }
+                            td.number { (megabytes(warm_left.mean, 2)) }
+                        }
+                    }
+                }
+            }
+            caption {
+                (who(result)) ", at the largest quota of the axis"
+                @if let Some((quota, _)) = warm.first().and_then(|curve| curve.points.last()) { " (" (megabytes(*quota as f64, 0)) " MB)" }
+                ". Against plain: the mean difference boot by boot with its 95 % half-width. " (replications())
+            }
+        } }
+    }
+}
+
+fn picture(figure: &Figure, class: &str, caption: Markup) -> Markup {
+    html! {
+        figure class=(class) {
+            (PreEscaped(&figure.picture.svg))
+            figcaption { (caption) " Files: " code { (figure.name) ".png" } ", " code { (figure.name) ".svg" } "." }
+        }
+    }
+}
+
+fn replications() -> &'static str {
+    "Mean over the boots, which are the replications, with its 95 % half-width (Student's t) and range."
+}
+
+fn summary_heads(what: &str) -> Markup {
+    html! { th.number { (what) } th.number { "± 95 %" } th.number { "range" } }
+}
+
+fn summary_cells(summary: &Summary) -> Markup {
+    html! {
+        td.number { (megabytes(summary.mean, 2)) }
+        td.number { @match summary.half_width { Some(half_width) => (megabytes(half_width, 2)), None => "–" } }
+        td.number { (megabytes(summary.min, 2)) " to " (megabytes(summary.max, 2)) }
+    }
+}
+
+fn signed(summary: &Summary) -> String {
+    let sign = if summary.mean > 0.0 { "+" } else { "" };
+    let half =
+        summary.half_width.map(|half_width| format!(" ± {}", megabytes(half_width, 3))).unwrap_or_default();
+    format!("{sign}{}{half}", megabytes(summary.mean, 3))
+}

@@ -1,0 +1,127 @@
+//! T2: the smallest quota after which later boots read nothing from the base image.
+
+use super::cells::Cells;
+use super::inputs::{Boot, Guest};
+use super::plan::Plan;
+use crate::need::Need;
+use crate::stats::Summary;
+use anyhow::Context;
+use std::collections::{BTreeMap, BTreeSet};
+use vmicache_format::trace::Trace;
+use vmicache_sim::replay::{Cache, Chain, Layout, Outcome};
+
+/// The quota that boots of one guest need at one cluster size.
+#[derive(Clone, Debug)]
+pub struct NeedRow<'a> {
+    /// Whose boots they are.
+    pub guest: &'a Guest,
+    /// The boots that fill the cache and are read again: one, or all of the guest.
+    pub boots: &'a [Boot],
+    /// Cluster size of the cache image in bytes.
+    pub cluster_size: u64,
+    /// What they need.
+    pub need: Need,
+}
+
+/// What one boot still reads from the base image after another has filled a cache without a limit.
+#[derive(Clone, Debug)]
+pub struct PairRow<'a> {
+    /// Whose boots they are.
+    pub guest: &'a Guest,
+    /// The boot that filled the cache.
+    pub filler: &'a Boot,
+    /// The boot that came after.
+    pub boot: &'a Boot,
+    /// Cluster size of the cache image in bytes.
+    pub cluster_size: u64,
+    /// What the later boot did.
+    pub outcome: Outcome,
+}
+
+/// One row a cluster size and set of boots: each boot alone, then all together.
+///
+/// # Errors
+/// If a boot cannot be replayed, or no quota suffices.
+pub fn needs<'a>(guest: &'a Guest, plan: &Plan, cells: &Cells) -> anyhow::Result<Vec<NeedRow<'a>>> {
+    let mut wanted: Vec<(u64, &[Boot])> = Vec::new();
+    for cluster_size in &plan.cluster_sizes {
+        wanted.extend(guest.boots.chunks(1).map(|boot| (*cluster_size, boot)));
+        if guest.boots.len() > 1 {
+            wanted.push((*cluster_size, &guest.boots));
+        }
+    }
+    cells.each("T2: smallest quotas", &wanted, |&(cluster_size, boots)| {
+        let traces: Vec<&Trace> = boots.iter().map(|boot| &boot.trace).collect();
+        let need = Need::of(&traces, cluster_size, guest.disk_bytes)
+            .with_context(|| format!("T2: {}, clusters of {cluster_size} bytes", filled_by(boots)))?;
+        Ok(NeedRow { guest, boots, cluster_size, need })
+    })
+}
+
+/// One row a cluster size and ordered pair of different boots.
+///
+/// # Errors
+/// If a boot cannot be replayed.
+pub fn pairs<'a>(guest: &'a Guest, plan: &Plan, cells: &Cells) -> anyhow::Result<Vec<PairRow<'a>>> {
+    let mut wanted = Vec::new();
+    for cluster_size in &plan.cluster_sizes {
+        wanted.extend((0..guest.boots.len()).map(|filler| (*cluster_size, filler)));
+    }
+    let rows = cells.each("T2: pairs of boots", &wanted, |&(cluster_size, number)| {
+        let chain = Chain { layout: Layout::Warm, cluster_size, quota: None, disk_size: guest.disk_bytes };
+        let filler = &guest.boots[number];
+        let after = |boot: &Boot| {
+            format!("T2: {} after {}, clusters of {cluster_size} bytes", boot.name, filler.name)
+        };
+        let mut cache = Cache::new(&chain).with_context(|| after(filler))?;
+        cache.boot(&filler.trace).with_context(|| after(filler))?;
+        let others = guest.boots.iter().enumerate().filter(|(other, _)| *other != number);
+        let pair = |(_, boot): (usize, &'a Boot)| {
+            // In a copy of its own, so that it cannot add to the cache for the next.
+            let outcome = cache.fork().boot(&boot.trace).with_context(|| after(boot))?;
+            Ok(PairRow { guest, filler, boot, cluster_size, outcome })
+        };
+        others.map(pair).collect::<anyhow::Result<Vec<_>>>()
+    })?;
+    Ok(rows.into_iter().flatten().collect())
+}
+
+/// The name of the boot, or `all` of several.
+pub fn filled_by(boots: &[Boot]) -> &str {
+    match boots {
+        [boot] => &boot.name,
+        _ => "all",
+    }
+}
+
+/// What the later boots of the pairs read from the base image in bytes, by rising cluster size.
+pub fn residuals(rows: &[PairRow]) -> Vec<(u64, Summary)> {
+    let mut by_size: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for row in rows {
+        by_size.entry(row.cluster_size).or_default().push(row.outcome.base_bytes_read as f64);
+    }
+    by_size.into_iter().filter_map(|(size, left)| Some((size, Summary::of(left)?))).collect()
+}
+
+/// What each boot alone needs, at one cluster size.
+pub fn single_needs<'r, 'a>(
+    rows: &'r [NeedRow<'a>],
+    cluster_size: u64,
+) -> impl Iterator<Item = &'r NeedRow<'a>> {
+    rows.iter().filter(move |row| row.cluster_size == cluster_size && row.boots.len() == 1)
+}
+
+/// The quota in bytes with which any single boot is served, at one cluster size.
+pub fn largest_single_need(rows: &[NeedRow], cluster_size: u64) -> Option<u64> {
+    single_needs(rows, cluster_size).map(|row| row.need.quota).max()
+}
+
+/// What all boots together need, at one cluster size; `None` of a guest with a single boot.
+pub fn joint_need<'r, 'a>(rows: &'r [NeedRow<'a>], cluster_size: u64) -> Option<&'r NeedRow<'a>> {
+    rows.iter().find(|row| row.cluster_size == cluster_size && row.boots.len() > 1)
+}
+
+/// The cluster sizes of `rows`, rising.
+pub fn cluster_sizes(rows: &[NeedRow]) -> Vec<u64> {
+    rows.iter().map(|row| row.cluster_size).collect::<BTreeSet<_>>().into_iter().collect()
+}

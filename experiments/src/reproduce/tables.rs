@@ -1,0 +1,128 @@
+//! The rows of the experiments as tables, each row with where it comes from.
+
+use super::inputs::{Boot, Guest};
+use super::plan::{Experiment, Plan};
+use super::{GuestResults, f4, t1, t2};
+use crate::results::Table;
+use vmicache_sim::replay::{Layout, Outcome};
+
+/// Version of this program.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The parameters of a run that no column holds, for the metadata of a file.
+pub fn provenance(plan: &Plan, guests: &[&Guest]) -> Vec<(String, String)> {
+    let mut pairs = vec![
+        ("vmicache_version".to_owned(), VERSION.to_owned()),
+        ("plan".to_owned(), plan.scope().to_owned()),
+        ("granularities".to_owned(), format!("{:?}", plan.granularities)),
+        ("cluster_sizes".to_owned(), format!("{:?}", plan.cluster_sizes)),
+        ("quota_steps".to_owned(), plan.quota_steps.to_string()),
+    ];
+    for guest in guests {
+        pairs.push((format!("sha256 of {}", guest.name), guest.sha256.clone()));
+        pairs
+            .extend(guest.boots.iter().map(|boot| (format!("sha256 of {}", boot.name), boot.sha256.clone())));
+    }
+    pairs
+}
+
+/// The tables of all that has been run.
+pub fn all(results: &[GuestResults], plan: &Plan) -> Vec<Table> {
+    let mut tables = Vec::new();
+    if plan.runs(Experiment::T1) {
+        tables.push(t1(&rows(results, |result| result.t1.as_deref()), plan));
+    }
+    if plan.runs(Experiment::T2) {
+        tables.push(t2(&rows(results, |result| result.needs.as_deref()), plan));
+        tables.push(t2_pairs(&rows(results, |result| result.pairs.as_deref()), plan));
+    }
+    if plan.runs(Experiment::F4) {
+        tables.push(f4(&rows(results, |result| result.f4.as_deref()), plan));
+    }
+    tables
+}
+
+/// The rows of one kind of every guest.
+fn rows<'r, 'a, R>(
+    results: &'r [GuestResults<'a>],
+    of: impl Fn(&'r GuestResults<'a>) -> Option<&'r [R]>,
+) -> Vec<&'r R> {
+    results.iter().filter_map(of).flatten().collect()
+}
+
+fn t1(rows: &[&t1::Row], plan: &Plan) -> Table {
+    start("T1", rows, plan, |row| row.guest)
+        .text("boot", rows.iter().map(|row| row.boot.name.as_str()))
+        .text("boot_sha256", rows.iter().map(|row| row.boot.sha256.as_str()))
+        .count("granularity_bytes", rows.iter().map(|row| row.granularity))
+        .count("working_set_bytes", rows.iter().map(|row| row.working_set))
+        .real("share_of_allocated", rows.iter().map(|row| row.share_of_allocated()))
+        .real("share_of_disk", rows.iter().map(|row| row.share_of_disk()))
+}
+
+fn t2(rows: &[&t2::NeedRow], plan: &Plan) -> Table {
+    start("T2", rows, plan, |row| row.guest)
+        .text("filled_by", rows.iter().map(|row| t2::filled_by(row.boots)))
+        .text("filled_by_sha256", rows.iter().map(|row| hashes(row.boots)))
+        .count("cluster_size_bytes", rows.iter().map(|row| row.cluster_size))
+        .count("empty_cache_bytes", rows.iter().map(|row| row.need.empty_bytes))
+        .count("smallest_quota_bytes", rows.iter().map(|row| row.need.quota))
+        .count_if("base_bytes_read_one_cluster_below", rows.iter().map(|row| row.need.base_bytes_below))
+        .count("cache_file_bytes", rows.iter().map(|row| row.need.cache.cache_file_bytes))
+        .count("cache_bytes_in_use", rows.iter().map(|row| row.need.cache.cache_bytes_in_use))
+        .count("cache_data_bytes", rows.iter().map(|row| row.need.cache.cache_data_bytes))
+}
+
+fn t2_pairs(rows: &[&t2::PairRow], plan: &Plan) -> Table {
+    let table = start("T2-pairs", rows, plan, |row| row.guest)
+        .text("filled_by", rows.iter().map(|row| row.filler.name.as_str()))
+        .text("filled_by_sha256", rows.iter().map(|row| row.filler.sha256.as_str()))
+        .text("boot", rows.iter().map(|row| row.boot.name.as_str()))
+        .text("boot_sha256", rows.iter().map(|row| row.boot.sha256.as_str()))
+        .count("cluster_size_bytes", rows.iter().map(|row| row.cluster_size));
+    outcomes(table, rows.iter().map(|row| &row.outcome))
+}
+
+fn f4(rows: &[&f4::Row], plan: &Plan) -> Table {
+    let table = start("F4", rows, plan, |row| row.guest)
+        .text("layout", rows.iter().map(|row| layout(row.layout)))
+        .text("boot", rows.iter().map(|row| row.boot.name.as_str()))
+        .text("boot_sha256", rows.iter().map(|row| row.boot.sha256.as_str()))
+        .count_if("cluster_size_bytes", rows.iter().map(|row| row.cache.map(|cache| cache.cluster_size)))
+        .count_if("quota_bytes", rows.iter().map(|row| row.cache.map(|cache| cache.quota)));
+    outcomes(table, rows.iter().map(|row| &row.outcome))
+}
+
+fn start<'a, R>(name: &'static str, rows: &[&R], plan: &Plan, guest: impl Fn(&R) -> &'a Guest) -> Table {
+    Table::new(name)
+        .text("vmicache_version", rows.iter().map(|_| VERSION))
+        .text("plan", rows.iter().map(|_| plan.scope()))
+        .text("guest", rows.iter().map(|row| guest(row).name.as_str()))
+        .text("guest_sha256", rows.iter().map(|row| guest(row).sha256.as_str()))
+        .count("disk_bytes", rows.iter().map(|row| guest(row).disk_bytes))
+        .count("allocated_bytes", rows.iter().map(|row| guest(row).allocated_bytes))
+}
+
+fn outcomes<'a>(table: Table, outcomes: impl Iterator<Item = &'a Outcome> + Clone) -> Table {
+    table
+        .count("guest_requests", outcomes.clone().map(|o| o.guest_requests))
+        .count("guest_bytes_read", outcomes.clone().map(|o| o.guest_bytes_read))
+        .count("base_bytes_read", outcomes.clone().map(|o| o.base_bytes_read))
+        .count("base_requests", outcomes.clone().map(|o| o.base_requests))
+        .count("cache_bytes_in_use", outcomes.clone().map(|o| o.cache_bytes_in_use))
+        .count("cache_data_bytes", outcomes.clone().map(|o| o.cache_data_bytes))
+        .count("cache_file_bytes", outcomes.clone().map(|o| o.cache_file_bytes))
+        .count("overlay_file_bytes", outcomes.map(|o| o.overlay_file_bytes))
+}
+
+fn hashes(boots: &[Boot]) -> String {
+    boots.iter().map(|boot| boot.sha256.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+fn layout(layout: Layout) -> &'static str {
+    match layout {
+        Layout::Plain => "plain",
+        Layout::Cold => "cold",
+        Layout::Warm => "warm",
+    }
+}

@@ -1,0 +1,86 @@
+//! Mean, range and confidence interval of what several boots gave.
+
+use statrs::distribution::{ContinuousCDF, StudentsT};
+
+/// What independent replications of one quantity amount to, in the quantity's own unit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Summary {
+    /// How many replications there were.
+    pub count: usize,
+    /// Their mean.
+    pub mean: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+    /// Half the width of the 95 % confidence interval of the mean, by Student's t; `None` for one
+    /// replication, which says nothing about the spread.
+    pub half_width: Option<f64>,
+}
+
+impl Summary {
+    /// Summarises `values`; `None` if there are none.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Summary> {
+        let values: Vec<f64> = values.into_iter().collect();
+        if values.is_empty() {
+            return None;
+        }
+        let count = values.len();
+        let mean = values.iter().sum::<f64>() / count as f64;
+        Some(Summary {
+            count,
+            mean,
+            min: values.iter().copied().fold(f64::INFINITY, f64::min),
+            max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+            half_width: half_width(&values, mean),
+        })
+    }
+
+    /// Lower end of the confidence interval; the mean itself where there is none.
+    pub fn low(&self) -> f64 {
+        self.mean - self.half_width.unwrap_or(0.0)
+    }
+
+    /// Upper end of the confidence interval; the mean itself where there is none.
+    pub fn high(&self) -> f64 {
+        self.mean + self.half_width.unwrap_or(0.0)
+    }
+
+    /// The same in another unit: every value times `factor`, which is positive.
+    pub fn scaled(self, factor: f64) -> Summary {
+        Summary {
+            count: self.count,
+            mean: self.mean * factor,
+            min: self.min * factor,
+            max: self.max * factor,
+            half_width: self.half_width.map(|half_width| half_width * factor),
+        }
+    }
+}
+
+fn half_width(values: &[f64], mean: f64) -> Option<f64> {
+    let freedom = values.len().checked_sub(1).filter(|freedom| *freedom > 0)? as f64;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / freedom;
+    let quantile = StudentsT::new(0.0, 1.0, freedom).ok()?.inverse_cdf(0.975);
+    Some(quantile * (variance / values.len() as f64).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// t(0.975; 5) = 2.570582 (tables); the standard deviation of 1…6 is √3.5.
+    #[test]
+    fn half_width_agrees_with_the_tables() {
+        let summary = Summary::of((1..=6).map(f64::from)).unwrap();
+        assert_eq!((summary.count, summary.mean, summary.min, summary.max), (6, 3.5, 1.0, 6.0));
+        let expected = 2.570_582 * 3.5f64.sqrt() / 6f64.sqrt();
+        assert!((summary.half_width.unwrap() - expected).abs() < 1e-5);
+    }
+
+    #[test]
+    fn one_replication_has_no_interval_and_none_has_no_summary() {
+        assert_eq!(Summary::of([4.0]).unwrap().half_width, None);
+        assert_eq!(Summary::of([]), None);
+    }
+}

@@ -1,0 +1,69 @@
+//! Numbers as people read them: megabytes of 10⁶ bytes, cluster sizes in binary units, shares in per cent.
+
+use crate::stats::Summary;
+
+/// Bytes in a megabyte (MB).
+pub const MB: f64 = 1e6;
+
+/// `65.59 MB`; below one megabyte to the kilobyte, `0.457 MB`.
+pub fn mb(bytes: f64) -> String {
+    format!("{} MB", mb_number(bytes))
+}
+
+/// The same without the unit.
+pub fn mb_number(bytes: f64) -> String {
+    megabytes(bytes, if bytes == 0.0 || bytes.abs() >= MB { 2 } else { 3 })
+}
+
+/// The number of megabytes with so many decimals, and with a minus sign as it is printed.
+pub fn megabytes(bytes: f64, decimals: usize) -> String {
+    let number = format!("{:.decimals$}", (bytes / MB).abs());
+    let zero = number.chars().all(|digit| matches!(digit, '0' | '.'));
+    if bytes < 0.0 && !zero { format!("−{number}") } else { number }
+}
+
+/// `63.40 ± 0.11 MB (63.22 to 63.57)`: mean, half-width of the confidence interval, range.
+pub fn mb_summary(summary: &Summary) -> String {
+    let half =
+        summary.half_width.map(|half_width| format!(" ± {}", megabytes(half_width, 2))).unwrap_or_default();
+    let [mean, min, max] = [summary.mean, summary.min, summary.max].map(|bytes| megabytes(bytes, 2));
+    format!("{mean}{half} MB ({min} to {max})")
+}
+
+/// `512 B`, `4 KiB`, `2 GiB`: sizes that are round in binary.
+pub fn cluster(bytes: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.iter().find(|(bits, _)| bytes >= 1 << bits && bytes.is_multiple_of(1 << bits));
+    unit.map_or_else(|| format!("{bytes} B"), |(bits, name)| format!("{} {name}", bytes >> bits))
+}
+
+/// A measured share: `16.6 %`, below one per cent `0.70 %`.
+pub fn percent(share: f64) -> String {
+    let percent = share * 100.0;
+    if percent != 0.0 && percent.abs() < 1.0 { format!("{percent:.2} %") } else { format!("{percent:.1} %") }
+}
+
+/// A share that was set and not measured: `1 %`, `0.5 %`.
+pub fn set_percent(share: f64) -> String {
+    format!("{} %", (share * 1e6).round() / 1e4)
+}
+
+/// `1 boot`, `6 boots`.
+pub fn counted(number: usize, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_shares_are_written_as_people_read_them() {
+        assert_eq!([512, 1536, 4096, 1 << 31].map(cluster), ["512 B", "1536 B", "4 KiB", "2 GiB"]);
+        assert_eq!([65_590_000.0, 457_000.0, 0.0].map(mb), ["65.59 MB", "0.457 MB", "0.00 MB"]);
+        assert_eq!((megabytes(-1_884_000.0, 2), megabytes(-1.0, 2)), ("−1.88".into(), "0.00".into()));
+        assert_eq!([0.166, 0.006_99].map(percent), ["16.6 %", "0.70 %"]);
+        assert_eq!([0.1, 0.005].map(set_percent), ["10 %", "0.5 %"]);
+    }
+}

@@ -1,0 +1,164 @@
+//! `vmicache reproduce`, run as a user runs it.
+
+use assert_cmd::Command;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use tempfile::tempdir;
+
+fn vmicache(arguments: &[&str]) -> Command {
+    let mut command = Command::cargo_bin("vmicache").unwrap();
+    command.arg("reproduce").args(arguments);
+    command
+}
+
+fn reproduce(out: &Path, arguments: &[&str]) {
+    vmicache(&["--out", out.to_str().unwrap()]).args(arguments).assert().success();
+}
+
+/// Every file in the folder with its bytes.
+fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let read =
+        |entry: fs::DirEntry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap());
+    fs::read_dir(folder).unwrap().map(|entry| read(entry.unwrap())).collect()
+}
+
+fn stderr_of_failure(command: &mut Command) -> String {
+    let output = command.assert().failure().get_output().clone();
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn every_file_has_the_same_bytes_on_one_and_on_two_threads() {
+    let (one, two) = (tempdir().unwrap(), tempdir().unwrap());
+    reproduce(one.path(), &["--quick", "--threads", "1"]);
+    reproduce(two.path(), &["--quick", "--threads", "2"]);
+    let (one, two) = (files(one.path()), files(two.path()));
+    assert!(one.keys().eq(two.keys()), "{:?} and {:?}", one.keys(), two.keys());
+    for (name, bytes) in &one {
+        assert!(two[name] == *bytes, "{name} differs");
+    }
+    for name in ["T1.csv", "T2.csv", "T2-pairs.csv", "F4.csv", "F4.parquet", "report.html"] {
+        assert!(one.contains_key(name), "{name} is missing among {:?}", one.keys());
+    }
+}
+
+#[test]
+fn only_the_named_experiments_run() {
+    let out = tempdir().unwrap();
+    reproduce(out.path(), &["--quick", "--only", "t1"]);
+    let files = files(out.path());
+    let names: Vec<&str> = files.keys().map(String::as_str).collect();
+    assert_eq!(names, ["T1.csv", "T1.parquet", "report.html"]);
+    let report = String::from_utf8(files["report.html"].clone()).unwrap();
+    assert!(report.contains("not judged: needs T2"));
+}
+
+#[test]
+fn the_table_carries_a_row_a_cell_with_its_provenance() {
+    let out = tempdir().unwrap();
+    reproduce(out.path(), &["--quick", "--only", "T1"]);
+    let table = fs::read_to_string(out.path().join("T1.csv")).unwrap();
+    let mut lines = table.lines();
+    let header: Vec<&str> = lines.next().unwrap().split(',').collect();
+    for column in
+        ["vmicache_version", "plan", "guest_sha256", "boot_sha256", "disk_bytes", "working_set_bytes"]
+    {
+        assert!(header.contains(&column), "{column} is missing in {header:?}");
+    }
+    // Three boots at three granularities.
+    assert_eq!(lines.count(), 9);
+    assert!(!table.contains(out.path().to_str().unwrap()) && !table.contains(env!("CARGO_MANIFEST_DIR")));
+}
+
+#[test]
+fn the_report_needs_nothing_beside_itself() {
+    let out = tempdir().unwrap();
+    reproduce(out.path(), &["--quick"]);
+    let report = fs::read_to_string(out.path().join("report.html")).unwrap();
+    for elsewhere in ["src=\"http", "href=\"http", "url(http", "@import", "<script", "<link"] {
+        assert!(!report.contains(elsewhere), "the report asks for {elsewhere}");
+    }
+    for claim in ["C1", "C2", "C3", "C9", "C10", "C11", "C13"] {
+        assert!(report.contains(&format!("id=\"{claim}\"")), "{claim} is missing");
+    }
+}
+
+#[test]
+fn an_unknown_experiment_is_answered_with_those_there_are() {
+    let message = stderr_of_failure(&mut vmicache(&["--only", "T1,F99"]));
+    assert!(message.contains("F99"), "{message}");
+    for name in ["T1", "T2", "F4"] {
+        assert!(message.contains(name), "{message}");
+    }
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_made_is_an_error_that_leaves_nothing() {
+    let place = tempdir().unwrap();
+    let file = place.path().join("file");
+    fs::write(&file, "not a folder").unwrap();
+    let out = file.join("deeper/out");
+    let message = stderr_of_failure(&mut vmicache(&["--quick", "--out", out.to_str().unwrap()]));
+    assert!(message.contains("cannot make the output folder") && message.contains("deeper/out"), "{message}");
+    assert_eq!(fs::read(&file).unwrap(), b"not a folder");
+}
+
+#[test]
+fn results_that_cannot_be_put_in_their_place_leave_the_earlier_ones_whole() {
+    let out = tempdir().unwrap();
+    reproduce(out.path(), &["--quick", "--only", "T1"]);
+    let before = fs::read(out.path().join("T1.csv")).unwrap();
+    fs::remove_file(out.path().join("report.html")).unwrap();
+    fs::create_dir_all(out.path().join("report.html/in the way")).unwrap();
+    let arguments = ["--quick", "--only", "T1", "--out", out.path().to_str().unwrap()];
+    let message = stderr_of_failure(&mut vmicache(&arguments));
+    assert!(message.contains("cannot write") && message.contains("report.html"), "{message}");
+    assert_eq!(fs::read(out.path().join("T1.csv")).unwrap(), before);
+    let names: Vec<_> = fs::read_dir(out.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 3, "something was left behind: {names:?}");
+}
+
+/// A file system too small for the results, where the test may mount one.
+#[test]
+fn a_full_disk_is_an_error_that_leaves_nothing_half_written() {
+    let place = tempdir().unwrap();
+    let script = "mount -t tmpfs -o size=64k tmpfs \"$1\" || exit 77; \"$2\" reproduce --quick --out \"$1\"; \
+                  code=$?; ls -A \"$1\"; exit $code";
+    let program = Command::cargo_bin("vmicache").unwrap().get_program().to_owned();
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", script, "sh"]).arg(place.path()).arg(program);
+    let output = command.output().unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
+    if output.status.code() == Some(77) || message.contains("unshare") {
+        eprintln!("not tested: no file system can be mounted here: {message}");
+        return;
+    }
+    assert!(!output.status.success());
+    assert!(message.contains("cannot write") && message.contains("No space left on device"), "{message}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "something was left behind");
+}
+
+#[test]
+fn a_folder_without_guests_is_an_error_that_says_what_belongs_there() {
+    let (data, place) = (tempdir().unwrap(), tempdir().unwrap());
+    let out = place.path().join("out");
+    let arguments = ["--data", data.path().to_str().unwrap(), "--out", out.to_str().unwrap()];
+    let message = stderr_of_failure(&mut vmicache(&arguments));
+    assert!(message.contains("no guest is described"), "{message}");
+    assert!(!out.exists());
+}
+
+#[test]
+fn a_boot_that_does_not_fit_the_disk_is_an_error_that_names_file_and_request() {
+    let (data, place) = (tempdir().unwrap(), tempdir().unwrap());
+    let guest = "name = \"small\"\ntitle = \"Small\"\ndisk_bytes = 4096\nallocated_bytes = 4096\nboots = [\"small.csv\"]\n";
+    fs::write(data.path().join("small.toml"), guest).unwrap();
+    fs::write(data.path().join("small.csv"), "start_us,end_us,op,offset,length\n0,1,read,4096,512\n")
+        .unwrap();
+    let out = place.path().join("out");
+    let arguments = ["--data", data.path().to_str().unwrap(), "--out", out.to_str().unwrap()];
+    let message = stderr_of_failure(&mut vmicache(&arguments));
+    assert!(message.contains("small.csv") && message.contains("request 1"), "{message}");
+    assert!(!out.exists());
+}
