@@ -110,10 +110,13 @@ pub async fn inspect_chain(path: &Path, format: Format) -> Result<Vec<ImageFile>
     let mut next = Some((path.to_path_buf(), format));
     while let Some((path, format)) = next.take() {
         let blame = blame(&path);
-        let storage = HostFile::open(&path, Access::Inspect).map_err(|error| missing(&path, files.last(), error))?;
+        let storage =
+            HostFile::open(&path, Access::Inspect).map_err(|error| missing(&path, files.last(), error))?;
         let identity = storage.identity().map_err(file_error(&path))?;
         if seen.contains(&identity) {
-            return Err(blame.refused("the image backs itself: its chain of backing files comes back to this file"));
+            return Err(
+                blame.refused("the image backs itself: its chain of backing files comes back to this file")
+            );
         }
         if files.len() == MAX_CHAIN {
             return Err(blame.refused(format!("the chain has more than {MAX_CHAIN} images")));
@@ -123,14 +126,17 @@ pub async fn inspect_chain(path: &Path, format: Format) -> Result<Vec<ImageFile>
             Format::Raw => None,
             Format::Qcow2 => Some(qcow2::read_header(&storage, &blame.0).await?),
         };
-        if let Some((file, format)) = header.as_ref().and_then(|h| h.backing_file.clone().map(|f| (f, h.backing_format()))) {
+        if let Some((file, format)) =
+            header.as_ref().and_then(|h| h.backing_file.clone().map(|f| (f, h.backing_format())))
+        {
             let Some(format) = format else {
                 return Err(blame.refused(format!(
                     "the format of the backing file {file:?} is not stated, and guessing it would trust a guest's data: \
                      state it, as in `qemu-img rebase -u -b {file} -F qcow2|raw`"
                 )));
             };
-            let format = Format::from_str(&format).map_err(|error| blame.unsupported(format!("backing file: {error}")))?;
+            let format = Format::from_str(&format)
+                .map_err(|error| blame.unsupported(format!("backing file: {error}")))?;
             next = Some((resolve(&path, &file).map_err(|problem| blame.unsupported(problem))?, format));
         }
         files.push(ImageFile { path, format, header });
@@ -152,13 +158,17 @@ async fn open_layer(
         (false, false) => Mode::Read,
     };
     if writable && is_cache {
-        return Err(blame(&file.path).refused("this is a cache image: only copies of its base are written to it"));
+        return Err(
+            blame(&file.path).refused("this is a cache image: only copies of its base are written to it")
+        );
     }
     let access = if mode == Mode::Read { Access::Read } else { Access::Write };
     let storage = HostFile::open(&file.path, access).map_err(file_error(&file.path))?;
     Ok(match file.format {
         Format::Raw => Layer::Raw(RawImage::open(storage, &name, writable).await?),
-        Format::Qcow2 => Layer::Qcow2(Image::open(storage, &name, mode, options.image.clone(), runtime).await?),
+        Format::Qcow2 => {
+            Layer::Qcow2(Image::open(storage, &name, mode, options.image.clone(), runtime).await?)
+        }
     })
 }
 
@@ -175,7 +185,8 @@ async fn check_identity(
         (BaseIdentity::Digest { .. }, _) => identify(base, runtime).await?,
         (BaseIdentity::Version(_), IdentityCheck::Version(stated)) => BaseIdentity::Version(stated.clone()),
         (BaseIdentity::Version(version), IdentityCheck::Sample) => {
-            let problem = format!("the cache was made for base version {version:?}: state the version of the base");
+            let problem =
+                format!("the cache was made for base version {version:?}: state the version of the base");
             return Err(blame(cache).refused(problem));
         }
     };
@@ -217,7 +228,11 @@ pub async fn create_image(path: &Path, options: &CreateOptions) -> Result<()> {
 ///
 /// # Errors
 /// As [`open_chain`].
-pub async fn describe_base(path: &Path, format: Format, runtime: Rc<dyn Runtime>) -> Result<(u64, BaseIdentity)> {
+pub async fn describe_base(
+    path: &Path,
+    format: Format,
+    runtime: Rc<dyn Runtime>,
+) -> Result<(u64, BaseIdentity)> {
     let disk = open_chain(path, format, &ChainOptions::default(), runtime.clone()).await?;
     Ok((disk.size(), identify(disk.layers(), runtime).await?))
 }

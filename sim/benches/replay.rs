@@ -52,7 +52,9 @@ fn open(runtime: &Rc<LocalRuntime>, cache: &PayloadFree) -> Disk<PayloadFree> {
         let overlay = PayloadFree::new();
         create(&overlay, "overlay", &CreateOptions::new(DISK)).await?;
         let options = ImageOptions { metadata_cache: Some(256 << 10), ..ImageOptions::default() };
-        let image = |storage: PayloadFree, mode| Image::open(storage, "image", mode, options.clone(), runtime.clone());
+        let image = |storage: PayloadFree, mode| {
+            Image::open(storage, "image", mode, options.clone(), runtime.clone())
+        };
         let layers = vec![
             Rc::new(Layer::Qcow2(image(overlay, Mode::Write).await?)),
             Rc::new(Layer::Qcow2(image(cache.clone(), Mode::Fill).await?)),
@@ -70,12 +72,14 @@ fn cold_boot_512_bytes(bencher: Bencher<'_, '_>) {
         let cache = empty_cache(&runtime);
         (open(&runtime, &cache), runtime)
     };
-    bencher.with_inputs(prepare).counter(ItemsCount::new(boot.requests.len())).bench_refs(|(disk, runtime)| {
-        block_on(runtime, async {
-            vm::boot(disk, &boot, &dependencies).await?;
-            disk.close().await
-        });
-    });
+    bencher.with_inputs(prepare).counter(ItemsCount::new(boot.requests.len())).bench_refs(
+        |(disk, runtime)| {
+            block_on(runtime, async {
+                vm::boot(disk, &boot, &dependencies).await?;
+                disk.close().await
+            });
+        },
+    );
 }
 
 #[divan::bench]
@@ -110,7 +114,8 @@ fn plain_event_loop(bencher: Bencher<'_, '_>) {
         for sequence in CHAINS..CHAINS + EVENTS {
             let Some(Reverse((time, _, chain))) = heap.pop() else { break };
             now = time;
-            random[chain] = random[chain].wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random[chain] =
+                random[chain].wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             heap.push(Reverse((time + 500_000 + (random[chain] >> 44), sequence, chain)));
         }
         now

@@ -30,7 +30,8 @@ fn a_warm_cache_of_512_byte_clusters_takes_at_most_3_mib() {
         let mut sizes = (0, 0);
         for _ in 0..2 {
             let options = ImageOptions { metadata_cache: Some(256 << 10), ..ImageOptions::default() };
-            let image = Image::open(storage.clone(), "cache", Mode::Fill, options, runtime.clone()).await.unwrap();
+            let image =
+                Image::open(storage.clone(), "cache", Mode::Fill, options, runtime.clone()).await.unwrap();
             let layers = vec![Rc::new(Layer::Qcow2(image.clone())), base.clone()];
             let disk = Disk::new(layers, Filling::Beside, runtime.clone()).unwrap();
             for request in boot.requests.iter().filter(|request| request.op == Op::Read) {

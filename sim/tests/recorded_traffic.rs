@@ -22,7 +22,10 @@ fn assert_mean_megabytes(layout: Layout, cluster_size: u64, measured_with_qemu: 
     let read = |boot| replay(boot, &[], &chain(layout, cluster_size)).unwrap().base_bytes_read as f64;
     let mean = boots.iter().map(read).sum::<f64>() / boots.len() as f64 / 1e6;
     let deviation = mean / measured_with_qemu - 1.0;
-    println!("{layout:?} {cluster_size}: {mean:.3} MB, QEMU {measured_with_qemu} MB ({:+.2} %)", deviation * 100.0);
+    println!(
+        "{layout:?} {cluster_size}: {mean:.3} MB, QEMU {measured_with_qemu} MB ({:+.2} %)",
+        deviation * 100.0
+    );
     assert!(deviation.abs() <= 0.005, "{mean} MB against {measured_with_qemu} MB");
 }
 
@@ -48,7 +51,9 @@ fn a_cache_filled_by_one_boot_serves_another() {
             cache.boot(boot).unwrap();
             assert_eq!(cache.fork().boot(boot).unwrap().base_bytes_read, 0);
             let others = boots.iter().enumerate().filter(|(other, _)| *other != filling);
-            left.extend(others.map(|(_, other)| cache.fork().boot(other).unwrap().base_bytes_read as f64 / 1e6));
+            left.extend(
+                others.map(|(_, other)| cache.fork().boot(other).unwrap().base_bytes_read as f64 / 1e6),
+            );
         }
         let mean = left.iter().sum::<f64>() / left.len() as f64;
         let worst = left.iter().copied().fold(0.0, f64::max);
@@ -75,6 +80,7 @@ fn the_file_of_a_cache_stays_within_its_quota_and_serves_what_it_holds() {
 
 #[test]
 fn a_quota_below_the_tables_of_the_empty_image_is_refused() {
-    let error = replay(&boots()[0], &[], &Chain { quota: Some(100 << 10), ..chain(Layout::Cold, 512) }).unwrap_err();
+    let error =
+        replay(&boots()[0], &[], &Chain { quota: Some(100 << 10), ..chain(Layout::Cold, 512) }).unwrap_err();
     assert!(error.to_string().contains("below the image's own metadata"), "{error}");
 }

@@ -64,7 +64,9 @@ impl BaseIdentity {
     /// The extension's content: the kind, seven zero bytes, then the length and the digest, or the version.
     pub fn to_bytes(&self) -> Vec<u8> {
         let (kind, content) = match self {
-            BaseIdentity::Digest { length, digest } => (KIND_DIGEST, [&length.to_be_bytes()[..], digest].concat()),
+            BaseIdentity::Digest { length, digest } => {
+                (KIND_DIGEST, [&length.to_be_bytes()[..], digest].concat())
+            }
             BaseIdentity::Version(version) => (KIND_VERSION, version.as_bytes().to_vec()),
         };
         [vec![kind, 0, 0, 0, 0, 0, 0, 0], content].concat()

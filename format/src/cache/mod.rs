@@ -2,8 +2,8 @@
 
 mod identity;
 
-pub use identity::{BaseIdentity, IdentityCheck};
 pub(crate) use identity::sample_ranges;
+pub use identity::{BaseIdentity, IdentityCheck};
 
 /// The header extension of a cache image. Both values are in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

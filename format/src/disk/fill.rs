@@ -1,7 +1,7 @@
 //! Copy-on-read: filling a cache with what is read through it.
 
 use super::{Piece, Stack};
-use crate::qcow2::{Image, InFlight, Progress, Reservation};
+use crate::qcow2::{GuestCluster, Image, InFlight, Progress, Reservation};
 use crate::storage::{DataKind, Storage};
 use std::ops::Range;
 use std::rc::Rc;
@@ -18,7 +18,8 @@ impl<S: Storage> Stack<S> {
     ) {
         let stack = self.clone();
         self.runtime.spawn(Box::pin(async move {
-            let bytes = (record.clusters.end - record.clusters.start) * cache.cluster_size();
+            let range = cache.bytes_of(&record.clusters);
+            let bytes = range.end - range.start;
             stack.copying.set(stack.copying.get() + bytes);
             stack.fill(number, &cache, &record, reservation).await;
             stack.copying.set(stack.copying.get() - bytes);
@@ -32,8 +33,7 @@ impl<S: Storage> Stack<S> {
         record: &InFlight<S::Payload>,
         reservation: Reservation,
     ) {
-        let cluster_size = cache.cluster_size();
-        let range = record.clusters.start * cluster_size..record.clusters.end * cluster_size;
+        let range = cache.bytes_of(&record.clusters);
         let pieces = match self.read(number + 1, range.clone(), DataKind::Guest).await {
             Ok(pieces) => pieces,
             Err(error) => {
@@ -45,18 +45,20 @@ impl<S: Storage> Stack<S> {
         let has_holes = pieces.iter().any(|piece| piece.data.is_none());
         let data: Vec<S::Payload> = pieces.iter().map(Piece::payload).collect();
         let holes: Vec<Range<u64>> = match has_holes && cache.header().version >= 3 {
-            true => pieces.iter().filter(|piece| piece.data.is_none()).map(|piece| piece.range.clone()).collect(),
+            true => {
+                pieces.iter().filter(|piece| piece.data.is_none()).map(|piece| piece.range.clone()).collect()
+            }
             false => vec![],
         };
         *record.progress.borrow_mut() = Progress::Fetched(pieces);
         record.changed.notify();
 
         // Whole clusters that nothing below has need no place here.
-        let is_hole = |cluster: u64| {
-            let cluster = cluster * cluster_size..(cluster + 1) * cluster_size;
+        let is_hole = |cluster: GuestCluster| {
+            let cluster = cache.bytes_of(&(cluster..cluster + 1));
             holes.iter().any(|hole| hole.start <= cluster.start && cluster.end <= hole.end)
         };
-        let all_holes = has_holes && record.clusters.clone().all(is_hole);
+        let all_holes = holes.iter().any(|hole| hole.start <= range.start && range.end <= hole.end);
         let written = match all_holes {
             true => Ok(()),
             false => cache.write_reserved(&reservation, &data).await,

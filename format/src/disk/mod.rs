@@ -125,7 +125,10 @@ impl<S: Storage> Disk<S> {
     /// If there is no layer.
     pub fn new(layers: Vec<Rc<Layer<S>>>, filling: Filling, runtime: Rc<dyn Runtime>) -> Result<Self> {
         if layers.is_empty() {
-            return Err(Error::Refused { image: "disk".into(), problem: "a disk needs at least one layer".into() });
+            return Err(Error::Refused {
+                image: "disk".into(),
+                problem: "a disk needs at least one layer".into(),
+            });
         }
         Ok(Disk { stack: Rc::new(Stack { layers, runtime, filling, copying: Cell::new(0) }) })
     }

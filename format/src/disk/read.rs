@@ -48,6 +48,17 @@ impl<S: Storage> Stack<S> {
         Ok(read.into_iter().flatten().collect())
     }
 
+    /// Whether it is known, without reading any data, that a range reads as zeroes from layer `first` on. Of
+    /// what lies beyond the disk nothing is known.
+    pub(super) async fn is_known_zero(self: &Rc<Self>, first: usize, range: Range<u64>) -> Result<bool> {
+        if range.end > self.layers[0].size() {
+            return Ok(range.is_empty());
+        }
+        // As when a base is recognised: no cache is to keep what is only looked at.
+        let parts = self.locate(first, range, DataKind::Identity).await?;
+        Ok(parts.iter().all(|part| matches!(part.source, Source::Zeroes)))
+    }
+
     async fn locate(self: &Rc<Self>, first: usize, range: Range<u64>, kind: DataKind) -> Result<Parts<S>> {
         let mut parts = Parts::<S>::new();
         let mut pending = Ranges::new();
@@ -63,7 +74,9 @@ impl<S: Storage> Stack<S> {
                 match &**layer {
                     Layer::Raw(_) => push(&mut parts, inside, Source::Raw(number)),
                     // What is read to recognise a base must not be taken for what a boot needs.
-                    Layer::Qcow2(image) if image.mode() == crate::qcow2::Mode::Fill && kind == DataKind::Guest => {
+                    Layer::Qcow2(image)
+                        if image.mode() == crate::qcow2::Mode::Fill && kind == DataKind::Guest =>
+                    {
                         self.locate_in_cache(number, image, inside, &mut parts, &mut unmapped).await?;
                     }
                     Layer::Qcow2(image) => {
@@ -171,7 +184,7 @@ fn place<S: Storage>(
         Kind::Zero | Kind::ZeroAllocated(_) => push(parts, range, Source::Zeroes),
         Kind::Data { host, .. } => {
             let within = range.start % image.cluster_size();
-            push(parts, range, Source::Host(number, host * image.cluster_size() + within));
+            push(parts, range, Source::Host(number, image.host_offset(host) + within));
         }
         Kind::Absent => match unmapped.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
@@ -189,7 +202,8 @@ fn push<S: Storage>(parts: &mut Parts<S>, range: Range<u64>, source: Source<S>) 
 impl<S: Storage> Image<S> {
     async fn read_data(&self, kind: DataKind, offset: u64, len: u64) -> Result<S::Payload> {
         self.check_within_file("data cluster", offset, len).await?;
-        let data = self.storage().read(kind, offset, len).await.map_err(self.blame().io("reading data", offset))?;
+        let data =
+            self.storage().read(kind, offset, len).await.map_err(self.blame().io("reading data", offset))?;
         debug_assert_eq!(data.len(), len);
         Ok(data)
     }

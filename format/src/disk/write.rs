@@ -2,7 +2,7 @@
 
 use super::{Layer, Piece, Stack};
 use crate::error::Result;
-use crate::qcow2::{CopySource, Image, InFlight, Mode, Reservation, WriteStep};
+use crate::qcow2::{CopySource, GuestCluster, Image, InFlight, Mode, Reservation, WriteStep};
 use crate::runtime::Join;
 use crate::storage::{DataKind, Payload, Storage};
 use std::ops::Range;
@@ -21,12 +21,13 @@ impl<S: Storage> Stack<S> {
         let end = offset + data.len();
         let mut rest = offset..end;
         while !rest.is_empty() {
-            let cluster_size = image.cluster_size();
             match image.begin_write(&rest).await? {
                 WriteStep::InPlace { host, end } => {
                     let part = image.bytes_before(&rest, end);
                     let data = data.slice(part.start - offset..part.end - offset);
-                    image.write_data(host * cluster_size + part.start % cluster_size, &[data]).await?;
+                    image
+                        .write_data(image.host_offset(host) + part.start % image.cluster_size(), &[data])
+                        .await?;
                     rest.start = part.end;
                 }
                 WriteStep::New { record, reservation, source } => {
@@ -34,7 +35,9 @@ impl<S: Storage> Stack<S> {
                     rest.start = part.end;
                     let data = data.slice(part.start - offset..part.end - offset);
                     let (stack, image) = (self.clone(), image.clone());
-                    let task = async move { stack.write_new(&image, &record, reservation, source, part, data).await };
+                    let task = async move {
+                        stack.write_new(&image, &record, reservation, source, part, data).await
+                    };
                     Join::spawn(&*self.runtime, task).await?;
                 }
             }
@@ -52,8 +55,7 @@ impl<S: Storage> Stack<S> {
         part: Range<u64>,
         data: S::Payload,
     ) -> Result<()> {
-        let cluster_size = image.cluster_size();
-        let clusters = record.clusters.start * cluster_size..record.clusters.end * cluster_size;
+        let clusters = image.bytes_of(&record.clusters);
         let written = match self.copied_around(&clusters, source, &part).await {
             Ok((head, tail)) => {
                 let parts: Vec<S::Payload> = head.into_iter().chain([data]).chain(tail).collect();
@@ -76,10 +78,12 @@ impl<S: Storage> Stack<S> {
         part: &Range<u64>,
     ) -> Result<(Option<S::Payload>, Option<S::Payload>)> {
         let (head, tail) = (clusters.start..part.start, part.end..clusters.end);
-        if source == CopySource::Zeroes {
-            let zeroes = |range: Range<u64>| {
-                (!range.is_empty()).then(|| S::Payload::zeroed(range.end - range.start))
-            };
+        // As QEMU does: what is known to be zero is neither read nor, by a cache on the way, fetched.
+        let is_zero = source == CopySource::Zeroes
+            || self.is_known_zero(1, head.clone()).await? && self.is_known_zero(1, tail.clone()).await?;
+        if is_zero {
+            let zeroes =
+                |range: Range<u64>| (!range.is_empty()).then(|| S::Payload::zeroed(range.end - range.start));
             return Ok((zeroes(head), zeroes(tail)));
         }
         if !head.is_empty() && !tail.is_empty() && part.end - part.start <= READ_ACROSS {
@@ -110,11 +114,12 @@ impl<S: Storage> Stack<S> {
             true => range.end.div_ceil(cluster_size),
             false => range.end / cluster_size,
         };
-        if first >= last {
+        if first > last {
             return self.write_explicit_zeroes(range).await;
         }
-        self.write_explicit_zeroes(range.start..first * cluster_size).await?;
-        image.set_zero(first..last).await?;
+        // What lies in two clusters, none of them whole, is two writes: neither copies what the other writes.
+        self.write_explicit_zeroes(range.start..(first * cluster_size).min(range.end)).await?;
+        image.set_zero(GuestCluster(first)..GuestCluster(last)).await?;
         image.publish_when_due();
         self.write_explicit_zeroes((last * cluster_size).min(range.end)..range.end).await
     }

@@ -19,15 +19,15 @@ impl State {
                 // Nothing is counted there, so everything is free; the block itself takes the first cluster.
                 free.blocks.push((block, free.end));
                 let start = free.end + 1;
-                let end = ((block + 1) << geometry.block_bits).min(self.limit).min(start + left).max(start);
+                let end = geometry.first_of_block(block + 1).min(self.limit).min(start + left).max(start);
                 push_run(&mut free.runs, start..end);
                 free.found += end - start;
                 free.end = end;
                 continue;
             }
-            let slice = free.end >> geometry.block_slice_bits;
+            let slice = geometry.block_slice_of(free.end);
             let counts = self.refcounts.get(slice).ok_or(Missing::RefcountSlice(slice))?;
-            let base = slice << geometry.block_slice_bits;
+            let base = geometry.first_of_block_slice(slice);
             let end = counts.len().min((self.limit - base) as usize);
             let mut at = (free.end - base) as usize;
             let mut left = left as usize;
@@ -43,6 +43,10 @@ impl State {
             }
             free.end = base + at as u64;
         }
+        // Everything before the first free cluster is in use: the next search need not look there again.
+        let blocks = free.blocks.first().map(|(_, cluster)| *cluster);
+        let first = free.runs.first().map(|run| run.start).into_iter().chain(blocks).min();
+        self.free_hint = first.unwrap_or(free.end);
         Ok(free)
     }
 
@@ -51,7 +55,7 @@ impl State {
         let mut taken: SmallVec<[HostRun; 1]> = SmallVec::new();
         let mut left = wanted;
         for run in &free.runs {
-            let take = left.min(run.end - run.start);
+            let take = left.min(length(run));
             push_run(&mut taken, run.start..run.start + take);
             left -= take;
         }
@@ -67,8 +71,8 @@ impl State {
     }
 
     /// Adds an empty refcount block that lies in a cluster which it counts itself.
-    pub(super) fn add_block(&mut self, block: u64, cluster: u64) {
-        self.refcount_table[block as usize] = cluster << self.geometry.cluster_bits;
+    pub(super) fn add_block(&mut self, block: u64, cluster: HostCluster) {
+        self.refcount_table[block as usize] = self.geometry.host_offset(cluster);
         self.mark_refcount_table(block);
         self.geometry.slices_of_block(block).for_each(|slice| self.refcounts.insert_zeroed(slice));
         self.set_refcounts(cluster..cluster + 1, 1);
@@ -77,12 +81,12 @@ impl State {
 
     /// Sets the refcounts of clusters whose slices are in memory.
     pub(super) fn set_refcounts(&mut self, run: HostRun, count: u16) {
-        let bits = self.geometry.block_slice_bits;
+        let geometry = self.geometry;
         let mut at = run.start;
         while at < run.end {
-            let slice = at >> bits;
-            let end = ((slice + 1) << bits).min(run.end);
-            let base = slice << bits;
+            let slice = geometry.block_slice_of(at);
+            let end = geometry.first_of_block_slice(slice + 1).min(run.end);
+            let base = geometry.first_of_block_slice(slice);
             if let Some(counts) = self.refcounts.get_mut(slice) {
                 counts[(at - base) as usize..(end - base) as usize].fill(count);
             }
@@ -92,13 +96,12 @@ impl State {
 
     /// Frees the first clusters of a run that nothing points at and nothing writes into, as many as one
     /// slice counts; returns the end of what was freed.
-    pub(super) fn free(&mut self, run: &HostRun) -> Result<u64, Stop> {
-        let bits = self.geometry.block_slice_bits;
-        let slice = run.start >> bits;
+    pub(super) fn free(&mut self, run: &HostRun) -> Result<HostCluster, Stop> {
+        let slice = self.geometry.block_slice_of(run.start);
         if !self.refcounts.contains(slice) {
             return Err(Missing::RefcountSlice(slice).into());
         }
-        let end = ((slice + 1) << bits).min(run.end);
+        let end = self.geometry.first_of_block_slice(slice + 1).min(run.end);
         self.set_refcounts(run.start..end, 0);
         self.free_hint = self.free_hint.min(run.start);
         self.used = self.used.saturating_sub(end - run.start);

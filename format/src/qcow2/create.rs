@@ -75,13 +75,17 @@ fn check(options: &CreateOptions, blame: &Blame) -> Result<Geometry> {
     let CreateOptions { size, cluster_size, version, .. } = *options;
     let bits = cluster_size.trailing_zeros();
     if !cluster_size.is_power_of_two() || !CLUSTER_BITS.contains(&bits) {
-        let problem = format!("a cluster size of {cluster_size} bytes: allowed are powers of two from 512 to 2097152 (2 MiB)");
+        let problem = format!(
+            "a cluster size of {cluster_size} bytes: allowed are powers of two from 512 to 2097152 (2 MiB)"
+        );
         return Err(blame.refused(problem));
     }
     if !(2..=3).contains(&version) {
-        return Err(blame.refused(format!("qcow2 version {version}: allowed are 2 (compat=0.10) and 3 (compat=1.1)")));
+        return Err(
+            blame.refused(format!("qcow2 version {version}: allowed are 2 (compat=0.10) and 3 (compat=1.1)"))
+        );
     }
-    let largest = MAX_L1_BYTES / 8 << (2 * bits - 3);
+    let largest = (MAX_L1_BYTES / 8) << (2 * bits - 3);
     if size > largest.min(i64::MAX as u64) {
         return Err(blame.refused(format!(
             "a disk of {size} bytes: with clusters of {cluster_size} bytes the format ends at {largest}; use larger clusters"
@@ -131,7 +135,8 @@ pub async fn create<S: Storage>(storage: &S, name: &str, options: &CreateOptions
     let first_cluster = header.serialize(&blame)?;
 
     let first_block = 1 + layout.table_clusters;
-    let block_offsets: Vec<u64> = (first_block..first_block + layout.blocks).map(|block| block * cluster).collect();
+    let block_offsets: Vec<u64> =
+        (first_block..first_block + layout.blocks).map(|block| block * cluster).collect();
     let mut counts = vec![1u16; layout.clusters() as usize];
     counts.resize((layout.blocks << geometry.block_bits) as usize, 0);
     let parts = [
@@ -145,7 +150,10 @@ pub async fn create<S: Storage>(storage: &S, name: &str, options: &CreateOptions
     }
     // Until the header is there, the file is no image: whatever interrupts this leaves no broken one.
     storage.flush().await.map_err(write("making the image"))?;
-    storage.write_metadata(MetadataKind::Header, 0, &first_cluster).await.map_err(write("writing the header"))?;
+    storage
+        .write_metadata(MetadataKind::Header, 0, &first_cluster)
+        .await
+        .map_err(write("writing the header"))?;
     storage.flush().await.map_err(write("writing the header"))
 }
 
@@ -154,7 +162,8 @@ fn check_cache(options: &CreateOptions, cache: &CacheOptions, file_bytes: u64, b
         return Err(blame.refused("a cache image needs a backing file: the base image that it caches"));
     }
     if cache.quota < file_bytes {
-        let tables = if options.cluster_size == 512 { "; larger clusters need far smaller tables" } else { "" };
+        let tables =
+            if options.cluster_size == 512 { "; larger clusters need far smaller tables" } else { "" };
         return Err(blame.refused(format!(
             "a quota of {} bytes is below the image's own metadata of {file_bytes} bytes for a disk of {} bytes{tables}",
             cache.quota, options.size,

@@ -1,6 +1,6 @@
 //! Cluster arithmetic and table entries.
 
-use std::ops::Range;
+use std::ops::{Add, AddAssign, Range, Sub};
 
 /// Bits 9 to 55 of an L1 or L2 entry: a host offset in bytes.
 pub(crate) const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
@@ -20,12 +20,54 @@ pub(crate) const REFCOUNT_TABLE_RESERVED: u64 = 0x1ff;
 /// A slice of a table is at most this many bytes.
 const MAX_SLICE_BITS: u32 = 12;
 
-/// The number of a cluster on the guest's disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct GuestCluster(pub u64);
+macro_rules! cluster_number {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub(crate) struct $name(pub u64);
 
+        impl Add<u64> for $name {
+            type Output = $name;
+
+            fn add(self, clusters: u64) -> $name {
+                $name(self.0 + clusters)
+            }
+        }
+
+        impl AddAssign<u64> for $name {
+            fn add_assign(&mut self, clusters: u64) {
+                self.0 += clusters;
+            }
+        }
+
+        impl Sub for $name {
+            type Output = u64;
+
+            fn sub(self, other: $name) -> u64 {
+                self.0 - other.0
+            }
+        }
+    };
+}
+
+cluster_number!(
+    /// The number of a cluster on the guest's disk.
+    GuestCluster
+);
+cluster_number!(
+    /// The number of a cluster in the image's file.
+    HostCluster
+);
+
+/// A run of clusters on the guest's disk.
+pub(crate) type GuestRun = Range<GuestCluster>;
 /// A run of clusters in the image's file.
-pub(crate) type HostRun = Range<u64>;
+pub(crate) type HostRun = Range<HostCluster>;
+
+/// Clusters of a run.
+pub(crate) fn length<C: Copy + Sub<Output = u64>>(run: &Range<C>) -> u64 {
+    run.end - run.start
+}
 
 /// Shifts that follow from the cluster size, for refcounts of 16 bits.
 #[derive(Clone, Copy, Debug)]
@@ -57,14 +99,30 @@ impl Geometry {
         1 << self.cluster_bits
     }
 
-    /// The guest clusters that a byte range touches.
-    pub fn guest_clusters(&self, bytes: &Range<u64>) -> Range<u64> {
-        bytes.start >> self.cluster_bits..bytes.end.div_ceil(self.cluster_size())
+    /// The guest clusters that a range of bytes of the disk touches.
+    pub fn guest_clusters(&self, bytes: &Range<u64>) -> GuestRun {
+        GuestCluster(bytes.start >> self.cluster_bits)..GuestCluster(bytes.end.div_ceil(self.cluster_size()))
     }
 
-    /// The bytes of a run of clusters, guest or host.
-    pub fn bytes(&self, clusters: &Range<u64>) -> Range<u64> {
-        clusters.start << self.cluster_bits..clusters.end << self.cluster_bits
+    /// The host clusters that a range of bytes of the file touches.
+    pub fn host_clusters(&self, bytes: &Range<u64>) -> HostRun {
+        let GuestRun { start, end } = self.guest_clusters(bytes);
+        HostCluster(start.0)..HostCluster(end.0)
+    }
+
+    /// Where a cluster begins on the disk, in bytes.
+    pub fn guest_offset(&self, cluster: GuestCluster) -> u64 {
+        cluster.0 << self.cluster_bits
+    }
+
+    /// Where a cluster begins in the file, in bytes.
+    pub fn host_offset(&self, cluster: HostCluster) -> u64 {
+        cluster.0 << self.cluster_bits
+    }
+
+    /// The host cluster that an L1 or L2 entry points at; cluster 0 means none.
+    pub fn host_cluster(&self, entry: u64) -> HostCluster {
+        HostCluster((entry & OFFSET_MASK) >> self.cluster_bits)
     }
 
     pub fn l1_index(&self, cluster: GuestCluster) -> u64 {
@@ -74,6 +132,16 @@ impl Geometry {
     /// The number of the L2 slice, counted over the whole disk, that maps a guest cluster.
     pub fn slice_of(&self, cluster: GuestCluster) -> u64 {
         cluster.0 >> self.slice_bits
+    }
+
+    /// The first guest cluster that an L2 slice maps.
+    pub fn first_of_slice(&self, slice: u64) -> GuestCluster {
+        GuestCluster(slice << self.slice_bits)
+    }
+
+    /// The first guest cluster that the L2 table with this index maps.
+    pub fn first_of_table(&self, l1_index: u64) -> GuestCluster {
+        GuestCluster(l1_index << self.l2_bits)
     }
 
     /// The position of a guest cluster within its L2 slice.
@@ -99,8 +167,23 @@ impl Geometry {
     }
 
     /// The refcount block, as an index into the refcount table, that counts a host cluster.
-    pub fn block_of(&self, cluster: u64) -> u64 {
-        cluster >> self.block_bits
+    pub fn block_of(&self, cluster: HostCluster) -> u64 {
+        cluster.0 >> self.block_bits
+    }
+
+    /// The first host cluster that a refcount block counts.
+    pub fn first_of_block(&self, block: u64) -> HostCluster {
+        HostCluster(block << self.block_bits)
+    }
+
+    /// The number of the refcount slice, counted over the whole file, that counts a host cluster.
+    pub fn block_slice_of(&self, cluster: HostCluster) -> u64 {
+        cluster.0 >> self.block_slice_bits
+    }
+
+    /// The first host cluster that a refcount slice counts.
+    pub fn first_of_block_slice(&self, slice: u64) -> HostCluster {
+        HostCluster(slice << self.block_slice_bits)
     }
 
     /// The refcount block to which a slice belongs, and where in it the slice lies.

@@ -105,7 +105,7 @@ impl Fields<'_> {
 }
 
 impl Header {
-    /// Bytes from which [`cluster_bits_of`](Self::cluster_bits_of) can tell how much to read.
+    /// Bytes from the start of an image that tell how large its first cluster is.
     pub const PREFIX: u64 = V3_MIN_LENGTH;
 
     /// The header of a new, empty version 3 image without tables.
@@ -218,8 +218,10 @@ impl Header {
             header.autoclear_features = fields.u64(88);
             header.refcount_order = fields.u32(96);
             length = u64::from(fields.u32(100));
-            if length < V3_MIN_LENGTH || length % 8 != 0 || length > header.cluster_size() {
-                let problem = format!("header_length is {length}, allowed are multiples of 8 from 104 to the cluster size");
+            if length < V3_MIN_LENGTH || !length.is_multiple_of(8) || length > header.cluster_size() {
+                let problem = format!(
+                    "header_length is {length}, allowed are multiples of 8 from 104 to the cluster size"
+                );
                 return Err(blame.invalid("header", 100, problem));
             }
             header.further_fields = cluster[V3_MIN_LENGTH as usize..length as usize].to_vec();
@@ -240,22 +242,33 @@ impl Header {
         }
         let l1_bytes = u64::from(self.l1_size) * 8;
         if l1_bytes > MAX_L1_BYTES {
-            return Err(blame.invalid("header", 36, format!("an L1 table of {l1_bytes} bytes, allowed are 32 MiB")));
+            return Err(blame.invalid(
+                "header",
+                36,
+                format!("an L1 table of {l1_bytes} bytes, allowed are 32 MiB"),
+            ));
         }
         let needed = l1_entries(self.size, self.cluster_bits);
         if u64::from(self.l1_size) < needed {
-            let problem = format!("l1_size is {}, a disk of {} bytes needs {needed}", self.l1_size, self.size);
+            let problem =
+                format!("l1_size is {}, a disk of {} bytes needs {needed}", self.l1_size, self.size);
             return Err(blame.invalid("header", 36, problem));
         }
         let table_bytes = u64::from(self.refcount_table_clusters) * cluster;
         if table_bytes == 0 || table_bytes > MAX_REFCOUNT_TABLE_BYTES {
-            let problem = format!("a refcount table of {table_bytes} bytes, allowed are one cluster to 8 MiB");
+            let problem =
+                format!("a refcount table of {table_bytes} bytes, allowed are one cluster to 8 MiB");
             return Err(blame.invalid("header", 56, problem));
         }
-        let starts = [("L1 table", 40, self.l1_table_offset), ("refcount table", 48, self.refcount_table_offset)];
+        let starts =
+            [("L1 table", 40, self.l1_table_offset), ("refcount table", 48, self.refcount_table_offset)];
         for (table, field, offset) in starts {
-            if offset % cluster != 0 || offset >> 56 != 0 || (offset == 0 && !(table == "L1 table" && self.l1_size == 0)) {
-                let problem = format!("the {table} is said to lie at {offset}, which is no cluster it could start at");
+            if offset % cluster != 0
+                || offset >> 56 != 0
+                || (offset == 0 && !(table == "L1 table" && self.l1_size == 0))
+            {
+                let problem =
+                    format!("the {table} is said to lie at {offset}, which is no cluster it could start at");
                 return Err(blame.invalid("header", field, problem));
             }
         }
@@ -265,12 +278,14 @@ impl Header {
     fn parse_extensions(&mut self, cluster: &[u8], start: u64, end: u64, blame: &Blame) -> Result<()> {
         let (fields, mut position) = (Fields(cluster), start);
         while position + 8 <= end {
-            let (kind, length) = (fields.u32(position as usize), u64::from(fields.u32(position as usize + 4)));
+            let (kind, length) =
+                (fields.u32(position as usize), u64::from(fields.u32(position as usize + 4)));
             if kind == extension::END {
                 break;
             }
             if length > end - position - 8 {
-                let problem = format!("type {kind:#010x}: a length of {length} bytes goes beyond the header's cluster");
+                let problem =
+                    format!("type {kind:#010x}: a length of {length} bytes goes beyond the header's cluster");
                 return Err(blame.invalid("header extension", position, problem));
             }
             if self.extension(kind).is_some() {
@@ -384,7 +399,9 @@ fn backing_name(cluster: &[u8], offset: u64, size: u64, blame: &Blame) -> Result
     }
     let end = offset.checked_add(size).filter(|end| *end <= cluster.len() as u64 && size <= MAX_BACKING_NAME);
     let Some(end) = end else {
-        let problem = format!("a backing file name of {size} bytes at {offset}: allowed are 1023 bytes inside the first cluster");
+        let problem = format!(
+            "a backing file name of {size} bytes at {offset}: allowed are 1023 bytes inside the first cluster"
+        );
         return Err(blame.invalid("header", 8, problem));
     };
     match std::str::from_utf8(&cluster[offset as usize..end as usize]) {

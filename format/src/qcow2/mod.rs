@@ -3,28 +3,37 @@
 //! | module | subject |
 //! | --- | --- |
 //! | [`header`] | the header, its extensions, the backing file's name |
-//! | `geometry` | cluster arithmetic, table entries |
-//! | `slices` | cached slices of L2 tables and refcount blocks |
-//! | `allocation` | free clusters, refcounts |
-//! | `state` | the metadata in memory: mapping, reserving, committing |
-//! | `publish` | the order in which metadata reaches the storage |
-//! | `usage` | which host clusters the tables reach |
 //! | `create` | new images |
-//! | [`Image`] | an open image |
+//! | `image` | an open image |
+//! | `features` | which images can be opened for what |
+//! | `geometry` | cluster numbers and offsets, table entries |
+//! | `state` | the metadata in memory: mapping, reserving, committing |
+//! | `allocation` | free clusters, refcounts |
+//! | `slices` | cached slices of L2 tables and refcount blocks |
+//! | `loading` | bringing metadata into memory |
+//! | `operations` | what disks ask: mapping, and operations in flight |
+//! | `publish` | the order in which metadata reaches the storage |
+//! | `table_growth` | a larger refcount table |
+//! | `usage` | which host clusters the tables reach |
 
 mod allocation;
 mod create;
+mod features;
 mod geometry;
 pub mod header;
 mod image;
+mod loading;
+mod operations;
 mod publish;
+mod reached;
 mod slices;
 mod state;
 mod table_growth;
 mod usage;
 
 pub use create::{CacheOptions, CreateOptions, create, empty_file_bytes, read_header};
+pub(crate) use geometry::GuestCluster;
 pub use image::{Image, ImageOptions, Mode};
-pub(crate) use image::{FillStep, InFlight, Progress, WriteStep};
+pub(crate) use operations::{FillStep, InFlight, Progress, WriteStep};
 pub(crate) use state::{CopySource, Kind, Reservation};
 pub use usage::Usage;

@@ -36,7 +36,10 @@ struct Batch {
 
 impl Batch {
     fn is_empty(&self) -> bool {
-        self.refcounts.is_empty() && self.l2.is_empty() && self.refcount_table.is_empty() && self.l1.is_empty()
+        self.refcounts.is_empty()
+            && self.l2.is_empty()
+            && self.refcount_table.is_empty()
+            && self.l1.is_empty()
     }
 }
 
@@ -215,7 +218,7 @@ impl<S: Storage> Image<S> {
             let write = match run {
                 [(_, bytes)] => self.storage.write_metadata(kind, offset, bytes).await,
                 run => {
-                    let joined: Vec<u8> = run.iter().flat_map(|(_, bytes)| bytes).copied().collect();
+                    let joined = run.iter().map(|(_, bytes)| bytes.as_slice()).collect::<Vec<_>>().concat();
                     self.storage.write_metadata(kind, offset, &joined).await
                 }
             };

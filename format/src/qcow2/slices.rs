@@ -58,7 +58,14 @@ impl<E: Entry> SliceCache<E> {
     /// A cache of at most `bytes` bytes (but at least 16 slices), with slices of `entries_per_slice`.
     pub fn new(bytes: u64, entries_per_slice: usize) -> Self {
         let capacity = (bytes as usize / (entries_per_slice * size_of::<E>())).max(16);
-        SliceCache { slots: vec![], index: FxHashMap::default(), capacity, hand: 0, dirty: 0, entries_per_slice }
+        SliceCache {
+            slots: vec![],
+            index: FxHashMap::default(),
+            capacity,
+            hand: 0,
+            dirty: 0,
+            entries_per_slice,
+        }
     }
 
     pub fn capacity(&self) -> usize {

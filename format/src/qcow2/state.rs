@@ -23,7 +23,11 @@ pub(crate) enum Missing {
 pub(crate) enum Stop {
     Missing(Missing),
     /// The image's file is wrong there.
-    Invalid { structure: &'static str, offset: u64, problem: String },
+    Invalid {
+        structure: &'static str,
+        offset: u64,
+        problem: String,
+    },
     Unsupported(String),
 }
 
@@ -41,16 +45,16 @@ pub(crate) enum Kind {
     /// Zeroes, without a host cluster.
     Zero,
     /// Zeroes, with host clusters in reserve from this cluster on.
-    ZeroAllocated(u64),
+    ZeroAllocated(HostCluster),
     /// Data, from this host cluster on; `copied`: nobody else refers to it.
-    Data { host: u64, copied: bool },
+    Data { host: HostCluster, copied: bool },
 }
 
 /// The longest run of one kind at the start of a range, in guest clusters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Run {
     pub kind: Kind,
-    pub end: u64,
+    pub end: GuestCluster,
 }
 
 /// What the untouched rest of a newly written cluster is copied from.
@@ -64,7 +68,7 @@ pub(crate) enum CopySource {
 #[derive(Debug)]
 pub(crate) enum WriteRun {
     /// Onto clusters that are mapped: up to guest cluster `end`, from host cluster `host` on.
-    InPlace { host: u64, end: u64 },
+    InPlace { host: HostCluster, end: GuestCluster },
     /// Onto clusters that are mapped once the data is there.
     New { reservation: Reservation, source: CopySource },
 }
@@ -74,7 +78,7 @@ pub(crate) enum WriteRun {
 #[derive(Debug)]
 pub(crate) struct Reservation {
     /// Guest clusters, all in the step's range.
-    pub guest: Range<u64>,
+    pub guest: GuestRun,
     /// As many host clusters, in the same order.
     pub host: SmallVec<[HostRun; 1]>,
     /// The host clusters were mapped before: releasing them must not free them.
@@ -83,11 +87,11 @@ pub(crate) struct Reservation {
 
 impl Reservation {
     /// The host clusters with the guest clusters that they are for.
-    pub fn pairs(&self) -> impl Iterator<Item = (Range<u64>, HostRun)> + '_ {
+    pub fn pairs(&self) -> impl Iterator<Item = (GuestRun, HostRun)> + '_ {
         let mut guest = self.guest.start;
         self.host.iter().map(move |host| {
             let start = guest;
-            guest += host.end - host.start;
+            guest += length(host);
             (start..guest, host.clone())
         })
     }
@@ -98,10 +102,10 @@ impl Reservation {
 pub(super) struct FreeClusters {
     pub runs: SmallVec<[HostRun; 2]>,
     /// Refcount blocks that do not exist yet, each with the free cluster where it is to lie.
-    pub blocks: SmallVec<[(u64, u64); 2]>,
+    pub blocks: SmallVec<[(u64, HostCluster); 2]>,
     pub found: u64,
     /// Where the search ended.
-    pub end: u64,
+    pub end: HostCluster,
 }
 
 /// The metadata of an open image.
@@ -118,9 +122,9 @@ pub(crate) struct State {
     /// 512-byte sectors of the refcount table that differ from the storage.
     pub refcount_table_dirty: BTreeSet<u64>,
     /// No cluster below is free.
-    pub free_hint: u64,
+    pub free_hint: HostCluster,
     /// Host clusters from here on must not be allocated.
-    pub limit: u64,
+    pub limit: HostCluster,
     /// Host clusters in use; exact for caches that were opened to be filled.
     pub used: u64,
     /// Of these, clusters of guest data.
@@ -140,38 +144,43 @@ impl State {
         if entry & L1_RESERVED == 0 && offset & (self.geometry.cluster_size() - 1) == 0 {
             return Ok(offset);
         }
-        let problem = format!("entry {index} is {entry:#018x}: reserved bits are set, or it points into a cluster");
+        let problem =
+            format!("entry {index} is {entry:#018x}: reserved bits are set, or it points into a cluster");
         Err(Stop::Invalid { structure: "L1 table", offset: index * 8, problem })
     }
 
     /// Maps the first clusters of a range that is not empty and lies within the disk.
-    pub fn map(&mut self, clusters: &Range<u64>) -> Result<Run, Stop> {
+    pub fn map(&mut self, clusters: &GuestRun) -> Result<Run, Stop> {
         let (geometry, version) = (self.geometry, self.version);
         let mut at = clusters.start;
         let mut run: Option<Kind> = None;
         while at < clusters.end {
-            let l1_index = geometry.l1_index(GuestCluster(at));
+            let l1_index = geometry.l1_index(at);
             let table = self.l2_table(l1_index)?;
             if table == 0 {
                 if *run.get_or_insert(Kind::Absent) != Kind::Absent {
                     break;
                 }
-                at = ((l1_index + 1) << geometry.l2_bits).min(clusters.end);
+                at = geometry.first_of_table(l1_index + 1).min(clusters.end);
                 continue;
             }
-            let slice = geometry.slice_of(GuestCluster(at));
+            let slice = geometry.slice_of(at);
             let entries = self.l2.get(slice).ok_or(Missing::L2Slice(slice))?;
-            let first = geometry.index_in_slice(GuestCluster(at));
+            let first = geometry.index_in_slice(at);
             let wanted = (clusters.end - at).min((entries.len() - first) as u64) as usize;
             let entries = &entries[first..first + wanted];
             let kind = classify(entries[0], &geometry, version).map_err(|problem| match problem {
                 Problem::Unsupported(what) => {
-                    let offset = at << geometry.cluster_bits;
+                    let offset = geometry.guest_offset(at);
                     Stop::Unsupported(format!("{what} (at offset {offset} of the disk)"))
                 }
                 Problem::Invalid(problem) => {
                     let (_, within) = geometry.slice_position(slice);
-                    Stop::Invalid { structure: "L2 table", offset: table + within + first as u64 * 8, problem }
+                    Stop::Invalid {
+                        structure: "L2 table",
+                        offset: table + within + first as u64 * 8,
+                        problem,
+                    }
                 }
             })?;
             match run {
@@ -190,9 +199,9 @@ impl State {
 
     /// Sets clusters aside for the first guest clusters of a range, all of them unmapped: as many as there
     /// is room for, `None` if there is none.
-    pub fn reserve(&mut self, clusters: Range<u64>) -> Result<Option<Reservation>, Stop> {
+    pub fn reserve(&mut self, clusters: GuestRun) -> Result<Option<Reservation>, Stop> {
         let geometry = self.geometry;
-        let tables = geometry.l1_index(GuestCluster(clusters.start))..geometry.l1_index(GuestCluster(clusters.end - 1)) + 1;
+        let tables = geometry.l1_index(clusters.start)..geometry.l1_index(last_of(&clusters)) + 1;
         let mut new_tables = 0;
         for index in tables.clone() {
             if self.l2_table(index)? == 0 {
@@ -205,7 +214,7 @@ impl State {
                 }
             }
         }
-        let mut free = self.find_free(clusters.end - clusters.start + new_tables)?;
+        let mut free = self.find_free(length(&clusters) + new_tables)?;
 
         // From here on nothing can fail. Tables first, so that table and data often are one run.
         let (mut left, mut end, mut taken_tables) = (free.found, clusters.start, SmallVec::<[u64; 4]>::new());
@@ -218,7 +227,7 @@ impl State {
                 taken_tables.push(index);
                 left -= 1;
             }
-            let table_end = ((index + 1) << geometry.l2_bits).min(clusters.end);
+            let table_end = geometry.first_of_table(index + 1).min(clusters.end);
             let take = left.min(table_end - end);
             left -= take;
             end += take;
@@ -252,32 +261,36 @@ impl State {
 
     /// Maps a reservation whose data has been written. The clusters for which `is_hole` holds were not: they
     /// read as zeroes, and their host clusters are returned, to be freed.
-    pub fn commit(&mut self, reservation: &Reservation, is_hole: impl Fn(u64) -> bool) -> SmallVec<[HostRun; 1]> {
+    pub fn commit(
+        &mut self,
+        reservation: &Reservation,
+        is_hole: impl Fn(GuestCluster) -> bool,
+    ) -> SmallVec<[HostRun; 1]> {
         let mut unused: SmallVec<[HostRun; 1]> = SmallVec::new();
         let geometry = self.geometry;
         for (guest, host) in reservation.pairs() {
             let mut at = guest.start;
             while at < guest.end {
-                let slice = geometry.slice_of(GuestCluster(at));
-                let end = ((slice + 1) << geometry.slice_bits).min(guest.end);
-                let first = geometry.index_in_slice(GuestCluster(at));
+                let slice = geometry.slice_of(at);
+                let end = geometry.first_of_slice(slice + 1).min(guest.end);
+                let first = geometry.index_in_slice(at);
                 // Pinned since it was reserved.
                 let Some(entries) = self.l2.get_mut(slice) else { break };
-                for (entry, cluster) in entries[first..].iter_mut().zip(at..end) {
-                    let host_cluster = host.start + (cluster - guest.start);
-                    if is_hole(cluster) {
+                for (entry, number) in entries[first..].iter_mut().zip(0..end - at) {
+                    let place = host.start + (at - guest.start) + number;
+                    if is_hole(at + number) {
                         *entry = ZERO;
-                        push_run(&mut unused, host_cluster..host_cluster + 1);
+                        push_run(&mut unused, place..place + 1);
                     } else {
-                        *entry = host_cluster << geometry.cluster_bits | COPIED;
+                        *entry = geometry.host_offset(place) | COPIED;
                     }
                 }
                 at = end;
             }
         }
         self.unpin(reservation);
-        let holes: u64 = unused.iter().map(|run| run.end - run.start).sum();
-        let mapped = reservation.guest.end - reservation.guest.start - holes;
+        let holes: u64 = unused.iter().map(length).sum();
+        let mapped = length(&reservation.guest) - holes;
         if !reservation.reused {
             self.data_clusters += mapped;
         }
@@ -293,9 +306,9 @@ impl State {
 
     /// Makes whole, mapped or unmapped clusters read as zeroes, as many as lie in one L2 slice; host
     /// clusters stay in reserve. Returns the end of what was done; `None` if there is no room for a table.
-    pub fn set_zero(&mut self, clusters: &Range<u64>) -> Result<Option<u64>, Stop> {
+    pub fn set_zero(&mut self, clusters: &GuestRun) -> Result<Option<GuestCluster>, Stop> {
         let geometry = self.geometry;
-        let (slice, index) = (geometry.slice_of(GuestCluster(clusters.start)), geometry.l1_index(GuestCluster(clusters.start)));
+        let (slice, index) = (geometry.slice_of(clusters.start), geometry.l1_index(clusters.start));
         if self.l2_table(index)? == 0 {
             let mut free = self.find_free(1)?;
             if free.found == 0 {
@@ -304,7 +317,7 @@ impl State {
             let table = take_first(&mut self.take(&mut free, 1));
             self.add_table(index, table);
         }
-        let first = geometry.index_in_slice(GuestCluster(clusters.start));
+        let first = geometry.index_in_slice(clusters.start);
         let entries = self.l2.get(slice).ok_or(Missing::L2Slice(slice))?;
         let end = clusters.end.min(clusters.start + (entries.len() - first) as u64);
         let count = (end - clusters.start) as usize;
@@ -317,8 +330,8 @@ impl State {
         Ok(Some(end))
     }
 
-    fn add_table(&mut self, l1_index: u64, cluster: u64) {
-        self.l1[l1_index as usize] = cluster << self.geometry.cluster_bits | COPIED;
+    fn add_table(&mut self, l1_index: u64, cluster: HostCluster) {
+        self.l1[l1_index as usize] = self.geometry.host_offset(cluster) | COPIED;
         self.l1_dirty.insert(l1_index / ENTRIES_PER_SECTOR);
         self.geometry.slices_of_table(l1_index).for_each(|slice| self.l2.insert_zeroed(slice));
         self.used += 1;
@@ -328,11 +341,11 @@ impl State {
         self.refcount_table_dirty.insert(index / ENTRIES_PER_SECTOR);
     }
 
-    fn slices_of(&self, clusters: &Range<u64>) -> Range<u64> {
-        self.geometry.slice_of(GuestCluster(clusters.start))..self.geometry.slice_of(GuestCluster(clusters.end - 1)) + 1
+    fn slices_of(&self, clusters: &GuestRun) -> Range<u64> {
+        self.geometry.slice_of(clusters.start)..self.geometry.slice_of(last_of(clusters)) + 1
     }
 
-    fn slices_between(&self, l1_index: u64, clusters: &Range<u64>) -> Range<u64> {
+    fn slices_between(&self, l1_index: u64, clusters: &GuestRun) -> Range<u64> {
         let (table, range) = (self.geometry.slices_of_table(l1_index), self.slices_of(clusters));
         table.start.max(range.start)..table.end.min(range.end)
     }
@@ -348,8 +361,11 @@ fn classify(entry: u64, geometry: &Geometry, version: u32) -> Result<Kind, Probl
         return Err(Problem::Unsupported("compressed cluster".into()));
     }
     let offset = entry & OFFSET_MASK;
-    let host = offset >> geometry.cluster_bits;
-    if entry & L2_RESERVED != 0 || offset & (geometry.cluster_size() - 1) != 0 || (entry & ZERO != 0 && version < 3) {
+    let host = geometry.host_cluster(entry);
+    if entry & L2_RESERVED != 0
+        || offset & (geometry.cluster_size() - 1) != 0
+        || (entry & ZERO != 0 && version < 3)
+    {
         let problem = format!("entry {entry:#018x}: reserved bits are set, or it points into a cluster");
         return Err(Problem::Invalid(problem));
     }
@@ -384,6 +400,11 @@ fn count_alike(entries: &[u64], cluster_size: u64) -> usize {
         .count()
 }
 
+/// The last cluster of a run that is not empty.
+fn last_of(run: &GuestRun) -> GuestCluster {
+    GuestCluster(run.end.0 - 1)
+}
+
 /// Adds a run behind others, merging it with the last one if that ends where it begins.
 pub(super) fn push_run<A: Array<Item = HostRun>>(runs: &mut SmallVec<A>, run: HostRun) {
     match runs.last_mut() {
@@ -394,7 +415,7 @@ pub(super) fn push_run<A: Array<Item = HostRun>>(runs: &mut SmallVec<A>, run: Ho
 }
 
 /// Takes the first cluster off runs that are not empty.
-fn take_first(runs: &mut SmallVec<[HostRun; 1]>) -> u64 {
+fn take_first(runs: &mut SmallVec<[HostRun; 1]>) -> HostCluster {
     let cluster = runs[0].start;
     runs[0].start += 1;
     if runs[0].is_empty() {

@@ -10,7 +10,7 @@ use crate::storage::{MetadataKind, Storage};
 
 /// Where the larger table and the blocks that count it lie: right behind what the old table can count.
 struct Plan {
-    first: u64,
+    first: HostCluster,
     blocks: u64,
     table_clusters: u64,
 }
@@ -18,7 +18,7 @@ struct Plan {
 impl Plan {
     fn new(geometry: &Geometry, old_entries: u64) -> Self {
         let entries_per_cluster = 1u64 << geometry.l2_bits;
-        let first = old_entries << geometry.block_bits;
+        let first = geometry.first_of_block(old_entries);
         let mut blocks = 1;
         loop {
             // Half as large again, so that it rarely happens.
@@ -32,7 +32,7 @@ impl Plan {
         }
     }
 
-    fn end(&self) -> u64 {
+    fn end(&self) -> HostCluster {
         self.first + self.blocks + self.table_clusters
     }
 }
@@ -74,12 +74,12 @@ impl<S: Storage> Image<S> {
         let mut table = self.state.borrow().refcount_table.clone();
         table.resize((table_bytes / 8) as usize, 0);
         for block in 0..plan.blocks {
-            table[(old_entries + block) as usize] = (plan.first + block) << geometry.cluster_bits;
+            table[(old_entries + block) as usize] = geometry.host_offset(plan.first + block);
         }
         let mut counts = vec![1u16; (plan.blocks + plan.table_clusters) as usize];
         counts.resize((plan.blocks << geometry.block_bits) as usize, 0);
-        let blocks_offset = plan.first << geometry.cluster_bits;
-        let table_offset = (plan.first + plan.blocks) << geometry.cluster_bits;
+        let blocks_offset = geometry.host_offset(plan.first);
+        let table_offset = geometry.host_offset(plan.first + plan.blocks);
         for (kind, offset, bytes) in [
             (MetadataKind::RefcountBlock, blocks_offset, u16::encode(&counts)),
             (MetadataKind::RefcountTable, table_offset, u64::encode(&table)),
@@ -100,9 +100,9 @@ impl<S: Storage> Image<S> {
         // Only now: had the header not been written, the old table would still be the one that counts.
         *self.header.borrow_mut() = header;
         adopt(&mut self.state.borrow_mut(), table, &plan, &counts);
-        let first = old.refcount_table_offset >> geometry.cluster_bits;
-        let old = first..first + u64::from(old.refcount_table_clusters);
-        let mut rest = old;
+        let old_bytes = u64::from(old.refcount_table_clusters) << geometry.cluster_bits;
+        let mut rest =
+            geometry.host_clusters(&(old.refcount_table_offset..old.refcount_table_offset + old_bytes));
         while !rest.is_empty() {
             rest.start = self.with_metadata_no_growth(&rest).await?;
         }
@@ -110,7 +110,7 @@ impl<S: Storage> Image<S> {
     }
 
     /// Frees clusters that the old table counts, so that no growth can be needed.
-    async fn with_metadata_no_growth(&self, run: &HostRun) -> Result<u64> {
+    async fn with_metadata_no_growth(&self, run: &HostRun) -> Result<HostCluster> {
         Box::pin(self.with_metadata(|state| state.free(run))).await
     }
 }
@@ -122,7 +122,7 @@ fn adopt(state: &mut State, table: Vec<u64>, plan: &Plan, counts: &[u16]) {
     let old = std::mem::take(&mut state.refcount_table);
     table[..old.len()].copy_from_slice(&old);
     state.refcount_table = table;
-    let first_slice = plan.first >> bits;
+    let first_slice = state.geometry.block_slice_of(plan.first);
     for (index, slice) in counts.chunks(1 << bits).enumerate() {
         state.refcounts.insert_clean(first_slice + index as u64, slice.into());
     }

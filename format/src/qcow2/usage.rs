@@ -2,10 +2,11 @@
 
 use super::geometry::*;
 use super::image::Image;
+use super::reached::Reached;
 use super::slices::Entry;
+use super::state::Missing;
 use crate::error::Result;
 use crate::storage::{MetadataKind, Storage};
-use std::ops::Range;
 
 /// What the tables of an image reach, in bytes of its file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,147 +17,102 @@ pub struct Usage {
     pub data_bytes: u64,
 }
 
-/// A bit a host cluster: reached or not.
-#[derive(Default)]
-struct Reached {
-    words: Vec<u64>,
-    clusters: u64,
-}
-
-impl Reached {
-    /// Marks a cluster; says whether it was marked before.
-    fn mark(&mut self, cluster: u64) -> bool {
-        let (word, bit) = ((cluster / 64) as usize, 1 << (cluster % 64));
-        if self.words.len() <= word {
-            self.words.resize(word + 1, 0);
-        }
-        let before = self.words[word] & bit != 0;
-        self.words[word] |= bit;
-        self.clusters += u64::from(!before);
-        before
-    }
-
-    fn contains(&self, cluster: u64) -> bool {
-        self.words.get((cluster / 64) as usize).is_some_and(|word| word >> (cluster % 64) & 1 == 1)
-    }
-
-    /// One more than the highest cluster that is marked.
-    fn end(&self) -> u64 {
-        let last = self.words.iter().rposition(|word| *word != 0);
-        last.map_or(0, |last| last as u64 * 64 + 64 - u64::from(self.words[last].leading_zeros()))
-    }
-}
-
 impl<S: Storage> Image<S> {
-    /// Counts what the image's tables reach in the storage. Reads every table.
+    /// Counts what the image's tables reach in the storage. Reads every table; nothing must be pending.
     ///
     /// # Errors
     /// If a table is wrong (two references to one cluster, a reference beyond the file), or the storage fails.
     pub async fn usage(&self) -> Result<Usage> {
         let (reached, data_clusters) = self.walk().await?;
         let bits = self.geometry.cluster_bits;
-        Ok(Usage { bytes_in_use: reached.clusters << bits, data_bytes: data_clusters << bits })
+        Ok(Usage { bytes_in_use: reached.count << bits, data_bytes: data_clusters << bits })
     }
 
+    /// The host clusters that the tables reach, and how many of them hold guest data.
     async fn walk(&self) -> Result<(Reached, u64)> {
-        let mut reached = Reached::default();
         let geometry = self.geometry;
+        let mut reached = Reached::default();
         let (l1, refcount_table) = {
             let state = self.state.borrow();
             (state.l1.clone(), state.refcount_table.clone())
         };
-        let header = self.header.borrow().clone();
+        let header = self.header();
         let table_bytes = u64::from(header.refcount_table_clusters) << geometry.cluster_bits;
-        self.reach(&mut reached, "header", 0..1)?;
         for (structure, offset, bytes) in [
+            ("header", 0, geometry.cluster_size()),
             ("refcount table", header.refcount_table_offset, table_bytes),
             ("L1 table", header.l1_table_offset, u64::from(header.l1_size) * 8),
         ] {
-            self.reach(&mut reached, structure, geometry.guest_clusters(&(offset..offset + bytes)))?;
+            self.reach(&mut reached, structure, geometry.host_clusters(&(offset..offset + bytes)))?;
         }
         for entry in refcount_table.iter().filter(|entry| **entry != 0) {
-            let offset = entry & OFFSET_MASK;
-            self.check_within_file("refcount block", offset, geometry.cluster_size()).await?;
-            let block = offset >> geometry.cluster_bits;
-            self.reach(&mut reached, "refcount block", block..block + 1)?;
+            self.reach_table(&mut reached, "refcount block", geometry.host_cluster(*entry)).await?;
         }
         let mut data_clusters = 0;
-        for index in 0..l1.len() {
-            let table = l1[index] & OFFSET_MASK;
-            if table == 0 {
-                continue;
+        for (index, entry) in l1.iter().enumerate().filter(|(_, entry)| **entry & OFFSET_MASK != 0) {
+            let table = entry & OFFSET_MASK;
+            if entry & L1_RESERVED != 0 || table & (geometry.cluster_size() - 1) != 0 {
+                let problem = format!("entry {index} is {entry:#018x}, which is no cluster's offset");
+                let offset = header.l1_table_offset + index as u64 * 8;
+                return Err(self.blame.invalid("L1 table", offset, problem));
             }
-            if l1[index] & L1_RESERVED != 0 || table & (geometry.cluster_size() - 1) != 0 {
-                let problem = format!("entry {index} is {:#018x}, which is no cluster's offset", l1[index]);
-                return Err(self.blame.invalid("L1 table", header.l1_table_offset + index as u64 * 8, problem));
-            }
-            self.check_within_file("L2 table", table, geometry.cluster_size()).await?;
-            let cluster = table >> geometry.cluster_bits;
-            self.reach(&mut reached, "L2 table", cluster..cluster + 1)?;
-            let read = self.storage.read_metadata(MetadataKind::L2Table, table, geometry.cluster_size()).await;
+            self.reach_table(&mut reached, "L2 table", geometry.host_cluster(*entry)).await?;
+            let read =
+                self.storage.read_metadata(MetadataKind::L2Table, table, geometry.cluster_size()).await;
             let entries = u64::decode(&read.map_err(self.blame.io("reading an L2 table", table))?);
-            let mut furthest = 0;
-            for entry in entries.iter().filter(|entry| **entry & OFFSET_MASK != 0) {
-                if entry & COMPRESSED != 0 {
-                    return Err(self.blame.unsupported("counting the clusters of an image with compressed clusters"));
-                }
-                let offset = entry & OFFSET_MASK;
-                furthest = furthest.max(offset);
-                let cluster = offset >> geometry.cluster_bits;
-                self.reach(&mut reached, "data cluster", cluster..cluster + 1)?;
-                data_clusters += 1;
+            for run in data_runs(&entries, &geometry) {
+                let run = run.map_err(|entry| {
+                    let problem = "counting the clusters of an image with compressed clusters";
+                    self.blame.unsupported(format!("{problem} (L2 entry {entry:#018x})"))
+                })?;
+                let end = geometry.host_offset(run.end);
+                self.check_within_file("data cluster", end - geometry.cluster_size(), 1).await?;
+                data_clusters += length(&run);
+                self.reach(&mut reached, "data cluster", run)?;
             }
-            self.check_within_file("data cluster", furthest, 1).await?;
         }
         Ok((reached, data_clusters))
     }
 
-    fn reach(&self, reached: &mut Reached, structure: &'static str, clusters: Range<u64>) -> Result<()> {
-        for cluster in clusters {
-            if reached.mark(cluster) {
-                let offset = cluster << self.geometry.cluster_bits;
+    async fn reach_table(
+        &self,
+        reached: &mut Reached,
+        structure: &'static str,
+        cluster: HostCluster,
+    ) -> Result<()> {
+        let offset = self.geometry.host_offset(cluster);
+        self.check_within_file(structure, offset, self.geometry.cluster_size()).await?;
+        self.reach(reached, structure, cluster..cluster + 1)
+    }
+
+    fn reach(&self, reached: &mut Reached, structure: &'static str, run: HostRun) -> Result<()> {
+        match reached.mark(run) {
+            None => Ok(()),
+            Some(cluster) => {
                 let problem = "this cluster is used twice: the image is damaged, make it anew";
-                return Err(self.blame.invalid(structure, offset, problem));
+                Err(self.blame.invalid(structure, self.geometry.host_offset(cluster), problem))
             }
         }
-        Ok(())
     }
 
     /// Counts what the tables reach, and frees what they do not: what a crash left behind counts as used in
     /// the storage, although nothing points at it.
     pub(super) async fn reclaim(&self) -> Result<()> {
         let (reached, data_clusters) = self.walk().await?;
-        let geometry = self.geometry;
         let blocks = self.state.borrow().refcount_table.clone();
-        let counted = (blocks.len() as u64) << geometry.block_bits;
-        if reached.end() > counted {
-            let problem = format!("it counts {counted} clusters, but cluster {} is in use", reached.end() - 1);
-            return Err(self.blame.invalid("refcount table", self.header.borrow().refcount_table_offset, problem));
-        }
-        for (block, entry) in blocks.iter().enumerate() {
-            let mut slices = geometry.slices_of_block(block as u64);
-            if *entry == 0 {
-                let first = slices.start << geometry.block_slice_bits;
-                let end = slices.end << geometry.block_slice_bits;
-                if let Some(cluster) = (first..end.min(reached.end())).find(|cluster| reached.contains(*cluster)) {
-                    let problem = format!("entry {block} is missing, but cluster {cluster} is in use");
-                    let offset = self.header.borrow().refcount_table_offset + block as u64 * 8;
-                    return Err(self.blame.invalid("refcount table", offset, problem));
-                }
-                continue;
-            }
-            slices.end = slices.end.max(slices.start);
-            for slice in slices {
+        self.check_counted(&reached, &blocks)?;
+        for (block, _) in blocks.iter().enumerate().filter(|(_, entry)| **entry != 0) {
+            for slice in self.geometry.slices_of_block(block as u64) {
                 self.correct_refcounts(slice, &reached).await?;
             }
         }
         {
             let mut state = self.state.borrow_mut();
-            state.used = reached.clusters;
+            state.used = reached.count;
             state.data_clusters = data_clusters;
-            state.free_hint = 0;
+            state.free_hint = HostCluster(0);
         }
-        let end = reached.end() << geometry.cluster_bits;
+        let end = self.geometry.host_offset(reached.end());
         if self.file_len.get() > end {
             self.storage.set_len(end).await.map_err(self.blame.io("shortening the file", end))?;
             self.file_len.set(end);
@@ -164,12 +120,27 @@ impl<S: Storage> Image<S> {
         Ok(())
     }
 
+    /// Refuses an image in which something is in use that no refcount block counts.
+    fn check_counted(&self, reached: &Reached, blocks: &[u64]) -> Result<()> {
+        let geometry = self.geometry;
+        let uncounted = (0..geometry.block_of(reached.end() + ((1 << geometry.block_bits) - 1)))
+            .filter(|block| blocks.get(*block as usize).is_none_or(|entry| *entry == 0))
+            .find_map(|block| {
+                let first = geometry.first_of_block(block).0;
+                (first..first + (1 << geometry.block_bits)).map(HostCluster).find(|c| reached.contains(*c))
+            });
+        let Some(cluster) = uncounted else { return Ok(()) };
+        let problem =
+            format!("it does not count the cluster at {}, which is in use", geometry.host_offset(cluster));
+        Err(self.blame.invalid("refcount table", self.header.borrow().refcount_table_offset, problem))
+    }
+
     /// Sets the refcounts of one slice to what was reached, if they differ.
     async fn correct_refcounts(&self, slice: u64, reached: &Reached) -> Result<()> {
-        let base = slice << self.geometry.block_slice_bits;
-        let right = |index: usize| u16::from(reached.contains(base + index as u64));
+        let first = self.geometry.first_of_block_slice(slice);
+        let right = |index: usize| u16::from(reached.contains(first + index as u64));
         self.with_metadata(|state| {
-            let counts = state.refcounts.get(slice).ok_or(super::state::Missing::RefcountSlice(slice))?;
+            let counts = state.refcounts.get(slice).ok_or(Missing::RefcountSlice(slice))?;
             if counts.iter().enumerate().all(|(index, count)| *count == right(index)) {
                 return Ok(());
             }
@@ -180,4 +151,28 @@ impl<S: Storage> Image<S> {
         })
         .await
     }
+}
+
+/// The runs of host clusters that the entries of an L2 table point at, in the order of the table. An entry
+/// of compressed data ends them.
+fn data_runs<'a>(
+    entries: &'a [u64],
+    geometry: &'a Geometry,
+) -> impl Iterator<Item = Result<HostRun, u64>> + 'a {
+    let mut rest = entries;
+    std::iter::from_fn(move || {
+        rest = &rest[rest.iter().take_while(|entry| **entry & (OFFSET_MASK | COMPRESSED) == 0).count()..];
+        let first = *rest.first()?;
+        if first & COMPRESSED != 0 {
+            rest = &[];
+            return Some(Err(first));
+        }
+        let start = geometry.host_cluster(first);
+        let goes_on = |(number, entry): &(u64, &u64)| {
+            **entry & COMPRESSED == 0 && geometry.host_cluster(**entry) == start + *number
+        };
+        let clusters = (0..).zip(rest).take_while(goes_on).count();
+        rest = &rest[clusters..];
+        Some(Ok(start..start + clusters as u64))
+    })
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
@@ -19,14 +20,20 @@ const MAIN: usize = usize::MAX;
 struct ReadyQueue {
     slots: Mutex<VecDeque<usize>>,
     thread: Thread,
+    /// The thread has nothing to do and sleeps, or is about to.
+    parked: AtomicBool,
 }
 
 impl ReadyQueue {
     fn push(&self, slot: usize) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).push_back(slot);
-        if thread::current().id() != self.thread.id() {
+        if self.parked.swap(false, Ordering::SeqCst) {
             self.thread.unpark();
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     fn pop(&self) -> Option<usize> {
@@ -73,7 +80,11 @@ impl LocalRuntime {
     pub fn new() -> Rc<Self> {
         Rc::new(LocalRuntime {
             tasks: RefCell::default(),
-            queue: Arc::new(ReadyQueue { slots: Mutex::default(), thread: thread::current() }),
+            queue: Arc::new(ReadyQueue {
+                slots: Mutex::default(),
+                thread: thread::current(),
+                parked: AtomicBool::new(false),
+            }),
             timers: Timers::default(),
             timer_count: Rc::default(),
             begin: Instant::now(),
@@ -118,7 +129,12 @@ impl LocalRuntime {
         };
         let done = task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
         // A finished task may own the last handle of an image: it goes before the list is borrowed.
-        let task = if done { drop(task); None } else { Some(task) };
+        let task = if done {
+            drop(task);
+            None
+        } else {
+            Some(task)
+        };
         let mut tasks = self.tasks.borrow_mut();
         if task.is_none() {
             tasks.free.push(slot);
@@ -126,21 +142,25 @@ impl LocalRuntime {
         tasks.slots[slot] = task;
     }
 
+    /// Sleeps until a timer is due or a waker is called from another thread.
     fn wait(&self) {
         let now = self.now();
-        let mut timers = self.timers.borrow_mut();
-        match timers.last_entry() {
-            Some(timer) if timer.key().0.0 <= now => timer.remove().wake(),
-            Some(timer) => {
-                let pause = timer.key().0.0 - now;
-                drop(timers);
-                thread::park_timeout(pause);
+        let next = {
+            let mut timers = self.timers.borrow_mut();
+            match timers.last_entry() {
+                Some(timer) if timer.key().0.0 <= now => return timer.remove().wake(),
+                timer => timer.map(|timer| timer.key().0.0 - now),
             }
-            None => {
-                drop(timers);
-                thread::park();
+        };
+        self.queue.parked.store(true, Ordering::SeqCst);
+        // Whoever came between the last look and the flag has not seen the flag.
+        if self.queue.is_empty() {
+            match next {
+                Some(pause) => thread::park_timeout(pause),
+                None => thread::park(),
             }
         }
+        self.queue.parked.store(false, Ordering::SeqCst);
     }
 }
 

@@ -101,6 +101,8 @@ impl Payload for Bytes {
 /// every write that completed before it was called durable. Writes are atomic in units of 512 aligned bytes.
 // Futures of a storage stay on its thread, so that the missing `Send` bound is the intention.
 #[expect(async_fn_in_trait)]
+// A length costs a request here; whether it is zero is nobody's question.
+#[expect(clippy::len_without_is_empty)]
 pub trait Storage: 'static {
     /// How guest data is represented.
     type Payload: Payload;

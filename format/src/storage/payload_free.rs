@@ -149,7 +149,8 @@ impl PayloadFree {
     /// Bytes of memory that the content takes.
     pub fn memory(&self) -> u64 {
         let contents = self.contents.borrow();
-        let pages: usize = contents.chunks.iter().map(|chunk| chunk.pages.capacity() * size_of::<Page>()).sum();
+        let pages: usize =
+            contents.chunks.iter().map(|chunk| chunk.pages.capacity() * size_of::<Page>()).sum();
         (pages + contents.chunks.capacity() * size_of::<Chunk>()) as u64
     }
 }

@@ -1,0 +1,68 @@
+//! A set of host clusters.
+
+use super::geometry::{HostCluster, HostRun};
+
+/// A bit a host cluster: reached or not.
+#[derive(Default)]
+pub(super) struct Reached {
+    words: Vec<u64>,
+    /// How many are marked.
+    pub count: u64,
+}
+
+impl Reached {
+    /// Marks clusters; returns the first that was marked before.
+    pub fn mark(&mut self, run: HostRun) -> Option<HostCluster> {
+        let words = run.end.0.div_ceil(64) as usize;
+        if self.words.len() < words {
+            self.words.resize(words, 0);
+        }
+        let mut at = run.start.0;
+        while at < run.end.0 {
+            let (word, bit) = ((at / 64) as usize, at % 64);
+            let count = (64 - bit).min(run.end.0 - at);
+            let mask = u64::MAX >> (64 - count) << bit;
+            let before = self.words[word] & mask;
+            if before != 0 {
+                return Some(HostCluster(at / 64 * 64 + u64::from(before.trailing_zeros())));
+            }
+            self.words[word] |= mask;
+            self.count += count;
+            at += count;
+        }
+        None
+    }
+
+    pub fn contains(&self, cluster: HostCluster) -> bool {
+        let word = self.words.get((cluster.0 / 64) as usize);
+        word.is_some_and(|word| word >> (cluster.0 % 64) & 1 == 1)
+    }
+
+    /// The cluster behind the last one that is marked.
+    pub fn end(&self) -> HostCluster {
+        let last = self.words.iter().rposition(|word| *word != 0);
+        HostCluster(
+            last.map_or(0, |last| last as u64 * 64 + 64 - u64::from(self.words[last].leading_zeros())),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(start: u64, end: u64) -> HostRun {
+        HostCluster(start)..HostCluster(end)
+    }
+
+    #[test]
+    fn runs_across_words_are_marked_once() {
+        let mut reached = Reached::default();
+        assert_eq!(reached.mark(run(3, 200)), None);
+        assert_eq!(reached.mark(run(200, 256)), None);
+        assert_eq!((reached.count, reached.end()), (253, HostCluster(256)));
+        assert!(!reached.contains(HostCluster(2)) && reached.contains(HostCluster(3)));
+        assert!(reached.contains(HostCluster(255)) && !reached.contains(HostCluster(256)));
+        assert_eq!(reached.mark(run(0, 5)), Some(HostCluster(3)));
+    }
+}
