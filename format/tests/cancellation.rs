@@ -155,7 +155,6 @@ async fn polled<T>(future: impl Future<Output = T> + 'static, mut polls: usize) 
     .await
 }
 
-
 struct Chain {
     base: Vec<u8>,
     cache: Slow,
@@ -180,7 +179,8 @@ impl Chain {
 
     async fn open(&self, runtime: &Rc<LocalRuntime>) -> Disk<Slow> {
         let image = |storage: &Slow, name, mode| {
-            let options = ImageOptions { metadata_cache: Some(0), batch_bytes: 8192, ..ImageOptions::default() };
+            let options =
+                ImageOptions { metadata_cache: Some(0), batch_bytes: 8192, ..ImageOptions::default() };
             Image::open(storage.clone(), name, mode, options, runtime.clone())
         };
         let base = RawImage::open(Slow(Memory::new(self.base.clone())), "base", false).await.unwrap();
@@ -197,7 +197,8 @@ impl Chain {
         std::fs::write(folder.path().join("base"), &self.base).unwrap();
         for (name, storage) in [("cache", &self.cache), ("overlay", &self.overlay)] {
             std::fs::write(folder.path().join(name), storage.0.to_vec()).unwrap();
-            let check = Command::new("qemu-img").args(["check", "-f", "qcow2", name]).current_dir(&folder).output();
+            let check =
+                Command::new("qemu-img").args(["check", "-f", "qcow2", name]).current_dir(&folder).output();
             let check = check.expect("qemu-img runs");
             assert!(check.status.success(), "{context}: {name}: {}", String::from_utf8_lossy(&check.stdout));
         }

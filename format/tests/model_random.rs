@@ -119,7 +119,8 @@ async fn new_base(random: &mut Random, size: u64, runtime: &Rc<LocalRuntime>) ->
     let memory = Memory::default();
     let cluster_size = random.pick(&CLUSTER_SIZES);
     let version = random.pick(&[2, 3]);
-    qcow2::create(&memory, "base", &CreateOptions { cluster_size, version, ..CreateOptions::new(size) }).await?;
+    qcow2::create(&memory, "base", &CreateOptions { cluster_size, version, ..CreateOptions::new(size) })
+        .await?;
     let image =
         Image::open(memory.clone(), "base", Mode::Write, ImageOptions::default(), runtime.clone()).await?;
     let disk = Disk::new(vec![Rc::new(Layer::Qcow2(image))], Filling::Beside, runtime.clone())?;
@@ -198,7 +199,12 @@ impl Model {
         let mut expected = self.bytes[indices(range)].to_vec();
         assert_eq!(found.len(), expected.len(), "{what}: lengths differ");
         let doubts = self.uncertain[indices(range)].iter();
-        expected.iter_mut().zip(doubts).zip(found).filter(|((_, doubt), _)| **doubt).for_each(|((e, _), f)| *e = *f);
+        expected
+            .iter_mut()
+            .zip(doubts)
+            .zip(found)
+            .filter(|((_, doubt), _)| **doubt)
+            .for_each(|((e, _), f)| *e = *f);
         assert_same(found, &expected, &format!("{what} of {range:?}"));
     }
 
@@ -252,7 +258,9 @@ impl Op {
         match self {
             Op::Read(range) => disk.read(range.start, range.end - range.start).await.map(Some),
             Op::Write(range, data) => disk.write(range.start, data.clone()).await.map(|()| None),
-            Op::WriteZeroes(range) => disk.write_zeroes(range.start, range.end - range.start).await.map(|()| None),
+            Op::WriteZeroes(range) => {
+                disk.write_zeroes(range.start, range.end - range.start).await.map(|()| None)
+            }
             Op::Flush => disk.flush().await.map(|()| None),
         }
     }
@@ -310,7 +318,8 @@ impl World {
                 false => None,
             };
             below.resize(size as usize, 0);
-            let format = if layers == 3 || base.as_ref().is_some_and(|base| !base.is_raw) { "qcow2" } else { "raw" };
+            let format =
+                if layers == 3 || base.as_ref().is_some_and(|base| !base.is_raw) { "qcow2" } else { "raw" };
             let name = if layers == 3 { "cache" } else { "base" };
             let options = CreateOptions {
                 cluster_size,
@@ -450,9 +459,17 @@ impl World {
         let runtime = &self.runtime;
         let checked: Result<()> = runtime.block_on(async {
             let open = || {
-                Image::open(cache.store.clone(), "cache", Mode::Read, ImageOptions::default(), runtime.clone())
+                Image::open(
+                    cache.store.clone(),
+                    "cache",
+                    Mode::Read,
+                    ImageOptions::default(),
+                    runtime.clone(),
+                )
             };
-            let Layer::Qcow2(filled) = &*self.disk.layers()[1] else { panic!("the second layer is the cache") };
+            let Layer::Qcow2(filled) = &*self.disk.layers()[1] else {
+                panic!("the second layer is the cache")
+            };
             let usage = filled.usage().await?;
             assert_eq!(filled.bytes_in_use(), usage.bytes_in_use);
             assert_eq!(filled.data_bytes(), usage.data_bytes);
@@ -470,7 +487,10 @@ impl World {
             }
             let right = base.content.iter().copied().chain(std::iter::repeat(0));
             for (offset, ((a, b), right)) in views[0].iter().zip(&views[1]).zip(right).enumerate() {
-                assert!(a != b || *a == right, "byte {offset} of the cache is {a:#x}, that of its base {right:#x}");
+                assert!(
+                    a != b || *a == right,
+                    "byte {offset} of the cache is {a:#x}, that of its base {right:#x}"
+                );
             }
             Ok(())
         });
@@ -486,7 +506,8 @@ impl World {
         ]);
         for (name, store) in files {
             if let Some(store) = store {
-                std::fs::write(folder.path().join(name), store.inner().to_vec()).expect("a file can be written");
+                std::fs::write(folder.path().join(name), store.inner().to_vec())
+                    .expect("a file can be written");
             }
         }
         match self.may_leak {
@@ -499,7 +520,10 @@ impl World {
         }
         // Killed or not: when it was opened to be filled, the cache was freed of what a crash had left.
         let backing = if self.images.base.as_ref().is_some_and(|base| base.is_raw) { "raw" } else { "qcow2" };
-        qemu::img(folder.path(), &["rebase", "-q", "-u", "-f", "qcow2", "-b", "base", "-F", backing, "cache"]);
+        qemu::img(
+            folder.path(),
+            &["rebase", "-q", "-u", "-f", "qcow2", "-b", "base", "-F", backing, "cache"],
+        );
         qemu::check(folder.path(), "cache");
         assert_same(&qemu::content(folder.path(), "overlay"), &self.model.bytes, "what QEMU reads");
     }

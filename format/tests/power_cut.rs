@@ -191,7 +191,12 @@ async fn raw(bytes: &[u8], dice: u64) -> Rc<Layer<Recorded>> {
     Rc::new(Layer::Raw(RawImage::open(storage, "base", false).await.unwrap()))
 }
 
-async fn open(storage: Recorded, mode: Mode, batch_bytes: u64, runtime: Rc<dyn Runtime>) -> Rc<Image<Recorded>> {
+async fn open(
+    storage: Recorded,
+    mode: Mode,
+    batch_bytes: u64,
+    runtime: Rc<dyn Runtime>,
+) -> Rc<Image<Recorded>> {
     let options = ImageOptions { batch_bytes, metadata_cache: Some(0), ..ImageOptions::default() };
     Image::open(storage, "cache", mode, options, runtime).await.unwrap()
 }
@@ -242,11 +247,13 @@ fn record(content: &[u8], quota: u64, seed: u64, base: &[u8]) -> Recorded {
 fn verify(content: &[u8], base: &[u8], opposite: &[u8], cluster_size: usize) -> usize {
     let runtime = LocalRuntime::new();
     runtime.block_on(async {
-        let cache = open(Recorded::new(Memory::new(content.to_vec()), 1), Mode::Read, 0, runtime.clone()).await;
+        let cache =
+            open(Recorded::new(Memory::new(content.to_vec()), 1), Mode::Read, 0, runtime.clone()).await;
         let layers = vec![Rc::new(Layer::Qcow2(cache)), raw(opposite, 1).await];
         let disk = Disk::new(layers, Filling::Beside, runtime.clone()).unwrap();
         let read = disk.read(0, DISK).await.unwrap();
-        let clusters = read.chunks(cluster_size).zip(base.chunks(cluster_size)).zip(opposite.chunks(cluster_size));
+        let clusters =
+            read.chunks(cluster_size).zip(base.chunks(cluster_size)).zip(opposite.chunks(cluster_size));
         let held = clusters.enumerate().filter(|(number, ((read, base), opposite))| {
             assert!(read == base || read == opposite, "cluster {number} is neither the base's nor absent");
             read == base
@@ -271,7 +278,8 @@ fn goes_on(content: &[u8], base: &[u8], quota: u64) {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("base"), base).unwrap();
         std::fs::write(folder.path().join("cache"), content).unwrap();
-        let check = Command::new("qemu-img").args(["check", "-f", "qcow2", "cache"]).current_dir(&folder).output();
+        let check =
+            Command::new("qemu-img").args(["check", "-f", "qcow2", "cache"]).current_dir(&folder).output();
         let check = check.expect("qemu-img runs");
         let code = check.status.code().unwrap();
         assert!(codes.contains(&code), "{}", String::from_utf8_lossy(&[check.stdout, check.stderr].concat()));

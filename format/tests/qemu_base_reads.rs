@@ -148,20 +148,26 @@ impl Chain {
                 ..self.cache.clone()
             };
             let mut layers = Vec::new();
-            for (name, options, mode) in [("overlay", &self.overlay, Mode::Write), ("cache", &cache, Mode::Fill)] {
+            for (name, options, mode) in
+                [("overlay", &self.overlay, Mode::Write), ("cache", &cache, Mode::Fill)]
+            {
                 let storage = Recording::new(Memory::default());
                 qcow2::create(&storage, name, options).await?;
-                let image = Image::open(storage, name, mode, ImageOptions::default(), runtime.clone()).await?;
+                let image =
+                    Image::open(storage, name, mode, ImageOptions::default(), runtime.clone()).await?;
                 layers.push(Layer::Qcow2(image));
             }
             layers.push(match self.base_is_raw {
                 true => Layer::Raw(RawImage::open(base.clone(), "base", false).await?),
                 false => {
                     let options = ImageOptions::default();
-                    Layer::Qcow2(Image::open(base.clone(), "base", Mode::Read, options, runtime.clone()).await?)
+                    Layer::Qcow2(
+                        Image::open(base.clone(), "base", Mode::Read, options, runtime.clone()).await?,
+                    )
                 }
             });
-            let disk = Disk::new(layers.into_iter().map(Rc::new).collect(), Filling::Beside, runtime.clone())?;
+            let disk =
+                Disk::new(layers.into_iter().map(Rc::new).collect(), Filling::Beside, runtime.clone())?;
             for request in requests {
                 request.perform(&disk).await?;
             }
@@ -183,7 +189,8 @@ impl Chain {
         };
         let driver = if self.base_is_raw { "raw" } else { "qcow2" };
         let base = format!(r#"{{"driver":"{driver}","read-only":true,{}}}"#, file("base", true));
-        let cache = format!(r#"{{"driver":"qcow2","read-only":false,{},"backing":{base}}}"#, file("cache", false));
+        let cache =
+            format!(r#"{{"driver":"qcow2","read-only":false,{},"backing":{base}}}"#, file("cache", false));
         let filter = format!(r#"{{"driver":"copy-on-read","read-only":false,"file":{cache}}}"#);
         let chain = format!(r#"json:{{"driver":"qcow2",{},"backing":{filter}}}"#, file("overlay", false));
         let trace = |event: &str| format!("enable={event},file=trace");
@@ -216,7 +223,9 @@ fn reads_of_file(name: &str, trace: &str) -> Vec<Range<u64>> {
     for line in trace.lines() {
         let fields: Vec<&str> = line.split_whitespace().collect();
         match fields.as_slice() {
-            ["bdrv_open_common", "bs", bs, "filename", file, .., "\"file\""] if *file == quoted => node = Some(*bs),
+            ["bdrv_open_common", "bs", bs, "filename", file, .., "\"file\""] if *file == quoted => {
+                node = Some(*bs)
+            }
             ["bdrv_co_preadv_part", "bs", bs, "offset", offset, "bytes", bytes, ..] if Some(*bs) == node => {
                 let start: u64 = offset.parse().expect("an offset");
                 reads.push(start..start + bytes.parse::<u64>().expect("a length"));

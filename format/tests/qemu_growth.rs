@@ -25,7 +25,10 @@ const COUNTED: u64 = 8 << 20;
 
 fn stock_image() -> Vec<u8> {
     let folder = tempfile::tempdir().expect("a folder");
-    qemu::img(folder.path(), &["create", "-q", "-f", "qcow2", "-o", "cluster_size=512", "image", &DISK.to_string()]);
+    qemu::img(
+        folder.path(),
+        &["create", "-q", "-f", "qcow2", "-o", "cluster_size=512", "image", &DISK.to_string()],
+    );
     std::fs::read(folder.path().join("image")).expect("qemu-img wrote it")
 }
 
@@ -52,7 +55,12 @@ fn content_for_qemu(memory: &Memory, may_leak: bool) -> (TempDir, Vec<u8>) {
 }
 
 /// A write of pseudo-random bytes.
-fn write(disk: &Disk<Delaying<Memory>>, random: &mut Random, offset: u64, len: u64) -> (Bytes, impl Future<Output = Result<()>>) {
+fn write(
+    disk: &Disk<Delaying<Memory>>,
+    random: &mut Random,
+    offset: u64,
+    len: u64,
+) -> (Bytes, impl Future<Output = Result<()>>) {
     let data = Bytes::from(random.bytes(len));
     let (disk, copy) = (disk.clone(), data.clone());
     (data, async move { disk.write(offset, copy).await })
@@ -89,11 +97,10 @@ fn a_full_refcount_table_is_moved() {
         });
         let after = header(&memory);
         assert!(after.refcount_table_clusters > 1, "the table has not grown");
-        assert_eq!(Header { refcount_table_offset: 0, refcount_table_clusters: 0, ..after }, Header {
-            refcount_table_offset: 0,
-            refcount_table_clusters: 0,
-            ..before
-        });
+        assert_eq!(
+            Header { refcount_table_offset: 0, refcount_table_clusters: 0, ..after },
+            Header { refcount_table_offset: 0, refcount_table_clusters: 0, ..before }
+        );
 
         let (folder, content) = content_for_qemu(&memory, false);
         assert_same(&content, &model, "what QEMU reads");

@@ -68,7 +68,6 @@ pub struct Image<S: Storage> {
     pub(super) published: Event,
     pub(super) timer_armed: Cell<bool>,
     pub(super) file_len: Cell<u64>,
-    /// Copies that could not be written, since the image was opened.
     pub(crate) failed_fills: Cell<u64>,
 }
 
@@ -212,6 +211,11 @@ impl<S: Storage> Image<S> {
         let state = self.state.borrow();
         let tables = (state.l1.capacity() + state.refcount_table.capacity()) * size_of::<u64>();
         tables as u64 + state.l2.memory() + state.refcounts.memory()
+    }
+
+    /// Copies that could not be written since the image was opened; the guest got its data all the same.
+    pub fn failed_fills(&self) -> u64 {
+        self.failed_fills.get()
     }
 
     pub(crate) fn blame(&self) -> &Blame {

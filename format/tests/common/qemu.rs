@@ -5,7 +5,8 @@ use std::process::{Command, Output};
 
 fn run(tool: &str, folder: &Path, arguments: &[&str]) -> Output {
     let command = Command::new(tool).current_dir(folder).args(arguments).output();
-    command.unwrap_or_else(|error| panic!("{tool} cannot be run (Debian: apt-get install qemu-utils): {error}"))
+    command
+        .unwrap_or_else(|error| panic!("{tool} cannot be run (Debian: apt-get install qemu-utils): {error}"))
 }
 
 /// Runs `qemu-img` in `folder`, and returns what it prints.
@@ -28,7 +29,8 @@ pub fn io(folder: &Path, options: &[&str], image: &str, commands: &[String]) -> 
     let output = run("qemu-io", folder, &arguments);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     // qemu-io exits with 0 although a read found another pattern.
-    let failed = ["failed", "error", "rror:", "ailed:"].iter().any(|word| out.contains(word) || err.contains(word));
+    let failed =
+        ["failed", "error", "rror:", "ailed:"].iter().any(|word| out.contains(word) || err.contains(word));
     assert!(output.status.success() && !failed, "qemu-io {commands:?}: {}\n{out}{err}", output.status);
     out.into_owned()
 }
