@@ -202,6 +202,7 @@ async fn check_identity(
 /// # Errors
 /// As [`qcow2::create`], and if the file cannot be written.
 pub async fn create_image(path: &Path, options: &CreateOptions) -> Result<()> {
+    let path = &link_target(path);
     if path.exists() {
         // Fails if others use it; the lock goes again at once.
         HostFile::open(path, Access::Write).map_err(file_error(path))?;
@@ -210,11 +211,12 @@ pub async fn create_image(path: &Path, options: &CreateOptions) -> Result<()> {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
+    // The temporary file's own errors name a file that nobody has asked for.
+    std::fs::metadata(folder).map_err(file_error(folder))?;
     let temporary = tempfile::Builder::new()
         .prefix(".vmicache-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .tempfile_in(folder)
-        // Without the name of the temporary file, which nobody has asked for.
         .map_err(|error| file_error(path)(io::Error::from(error.kind())))?;
     let file = temporary.as_file().try_clone().map_err(file_error(path))?;
     let storage = HostFile::from_file(file).map_err(file_error(path))?;
@@ -222,6 +224,15 @@ pub async fn create_image(path: &Path, options: &CreateOptions) -> Result<()> {
     drop(storage);
     temporary.persist(path).map_err(|error| file_error(path)(error.error))?;
     Ok(())
+}
+
+/// What a symbolic link leads to, so that a new image does not replace the link; any other path as it is.
+pub fn link_target(path: &Path) -> PathBuf {
+    let is_link = std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+    match is_link {
+        true => std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf()),
+        false => path.to_path_buf(),
+    }
 }
 
 /// The virtual size of the image at `path`, and its identity as a base: what a cache over it records.
@@ -240,9 +251,18 @@ pub async fn describe_base(
 /// Where a backing file named in the image at `image` lies: relative names start at the image's folder.
 ///
 /// # Errors
-/// If the name is no file's (a URL or a QEMU block device description).
+/// If the name is no file's (a URL or a QEMU block device description), or relative behind `file:`, which
+/// QEMU takes from the folder that the program happens to run in.
 pub fn resolve(image: &Path, backing: &str) -> Result<PathBuf, String> {
-    let name = backing.strip_prefix("file:").unwrap_or(backing);
+    let name = match backing.strip_prefix("file:") {
+        Some(name) if !name.starts_with('/') => {
+            return Err(format!(
+                "the backing file {backing:?} is relative to no image: name it without \"file:\""
+            ));
+        }
+        Some(name) => name,
+        None => backing,
+    };
     let scheme = name.split_once(':').map(|(scheme, _)| scheme);
     if scheme.is_some_and(|scheme| !scheme.is_empty() && !scheme.contains('/')) {
         return Err(format!("the backing file {backing:?} is no file of the host"));

@@ -201,7 +201,10 @@ impl<S: Storage> Disk<S> {
                 image.close().await?;
             }
         }
-        self.flush().await
+        match &*self.stack.layers[0] {
+            Layer::Raw(raw) => raw.flush().await,
+            Layer::Qcow2(_) => Ok(()),
+        }
     }
 
     fn check(&self, offset: u64, length: u64) -> Result<()> {

@@ -229,7 +229,9 @@ impl Header {
         header.check_tables(blame)?;
         let (name_offset, name_size) = (fields.u64(8), u64::from(fields.u32(16)));
         header.backing_file = backing_name(cluster, name_offset, name_size, blame)?;
-        let end = if name_offset == 0 { header.cluster_size() } else { name_offset };
+        // A name of no bytes may be said to lie anywhere.
+        let end =
+            if name_offset == 0 { header.cluster_size() } else { name_offset.min(header.cluster_size()) };
         header.parse_extensions(cluster, length, end, blame)?;
         Ok(header)
     }

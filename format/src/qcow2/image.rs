@@ -110,7 +110,7 @@ impl<S: Storage> Image<S> {
                 return Err(blame.invalid(structure, offset, problem));
             }
             let read = storage.read_metadata(kind, offset, bytes).await;
-            loaded.push(u64::decode(&read.map_err(blame.io("reading a table", offset))?).into_vec());
+            loaded.push(u64::decode(&read.map_err(blame.io("reading a table", offset))?).collect::<Vec<_>>());
         }
         let [l1, refcount_table] = <[Vec<u64>; 2]>::try_from(loaded).unwrap_or_default();
         if mode != Mode::Read && header.autoclear_features != 0 {

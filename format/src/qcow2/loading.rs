@@ -9,7 +9,9 @@ use crate::runtime::Join;
 use crate::storage::{MetadataKind, Storage};
 use smallvec::SmallVec;
 use std::cell::RefCell;
-use std::collections::hash_map;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
 
 impl<S: Storage> Image<S> {
     /// Repeats a step of the metadata until everything it needs is in memory and it happens.
@@ -17,7 +19,7 @@ impl<S: Storage> Image<S> {
         &self,
         mut step: impl FnMut(&mut State) -> Result<T, Stop>,
     ) -> Result<T> {
-        let mut loaded = LoadedSlices { state: &self.state, slices: SmallVec::new() };
+        let mut loaded = LoadedSlices { state: &self.state, loads: 0, pinned: SmallVec::new() };
         loop {
             let outcome = {
                 let mut state = self.state.borrow_mut();
@@ -41,18 +43,23 @@ impl<S: Storage> Image<S> {
 
     /// Brings metadata into memory; one at a time loads the same, the others wait for it.
     async fn load(&self, missing: Missing) -> Result<()> {
-        let other = match self.loading.borrow_mut().entry(missing) {
-            hash_map::Entry::Occupied(mut other) => Some(other.get_mut().get_or_insert_default().listen()),
-            hash_map::Entry::Vacant(place) => {
-                place.insert(None);
-                None
-            }
-        };
+        let other =
+            self.loading.borrow_mut().get_mut(&missing).map(|event| event.get_or_insert_default().listen());
         if let Some(other) = other {
             other.await;
             return Ok(());
         }
+        let mut load = pin!(self.load_now(missing));
+        // Storage in memory is ready at once; then there is nobody who could wait.
+        if let Poll::Ready(loaded) = poll_fn(|context| Poll::Ready(load.as_mut().poll(context))).await {
+            return loaded;
+        }
+        self.loading.borrow_mut().insert(missing, None);
         let _loading = Loading { image: self, missing };
+        load.await
+    }
+
+    async fn load_now(&self, missing: Missing) -> Result<()> {
         match missing {
             Missing::L2Slice(slice) => {
                 let (index, within) = self.geometry.slice_position(slice);
@@ -130,31 +137,37 @@ impl<S: Storage> Drop for Loading<'_, S> {
     }
 }
 
-/// Slices that a step has had loaded: they stay until it has happened.
+/// Slices that a step has had loaded: they stay until it has happened, however many steps compete for the
+/// memory. The first is not held: mostly it is the only one, and still there when the step is repeated.
 struct LoadedSlices<'a> {
     state: &'a RefCell<State>,
-    slices: SmallVec<[Missing; 4]>,
+    loads: usize,
+    pinned: SmallVec<[Missing; 4]>,
 }
 
 impl LoadedSlices<'_> {
     fn pin(&mut self, missing: Missing) {
+        self.loads += 1;
+        if self.loads == 1 {
+            return;
+        }
         let mut state = self.state.borrow_mut();
         match missing {
             Missing::L2Slice(slice) if state.l2.contains(slice) => state.l2.pin(slice),
             Missing::RefcountSlice(slice) if state.refcounts.contains(slice) => state.refcounts.pin(slice),
             _ => return,
         }
-        self.slices.push(missing);
+        self.pinned.push(missing);
     }
 }
 
 impl Drop for LoadedSlices<'_> {
     fn drop(&mut self) {
-        if self.slices.is_empty() {
+        if self.pinned.is_empty() {
             return;
         }
         let mut state = self.state.borrow_mut();
-        for missing in &self.slices {
+        for missing in &self.pinned {
             match missing {
                 Missing::L2Slice(slice) => state.l2.unpin(*slice),
                 Missing::RefcountSlice(slice) => state.refcounts.unpin(*slice),

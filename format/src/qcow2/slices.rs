@@ -4,17 +4,17 @@ use rustc_hash::FxHashMap;
 
 /// An entry of an on-disk table: fixed width, big-endian.
 pub(crate) trait Entry: Copy + Default {
-    /// All entries of a table or a part of one.
-    fn decode(bytes: &[u8]) -> Box<[Self]>;
+    /// All entries of a table or a part of one, in order.
+    fn decode(bytes: &[u8]) -> impl ExactSizeIterator<Item = Self>;
     fn encode(entries: &[Self]) -> Vec<u8>;
 }
 
 macro_rules! big_endian_entry {
     ($width:ty) => {
         impl Entry for $width {
-            fn decode(bytes: &[u8]) -> Box<[Self]> {
+            fn decode(bytes: &[u8]) -> impl ExactSizeIterator<Item = Self> {
                 let (entries, _) = bytes.as_chunks::<{ size_of::<$width>() }>();
-                entries.iter().map(|entry| <$width>::from_be_bytes(*entry)).collect()
+                entries.iter().map(|entry| <$width>::from_be_bytes(*entry))
             }
 
             fn encode(entries: &[Self]) -> Vec<u8> {
@@ -31,9 +31,8 @@ big_endian_entry!(u64);
 big_endian_entry!(u16);
 
 #[derive(Debug)]
-struct Slot<E> {
+struct Slot {
     key: u64,
-    entries: Box<[E]>,
     /// Differs from the storage.
     dirty: bool,
     /// Used since the clock's hand passed last.
@@ -46,8 +45,12 @@ struct Slot<E> {
 /// recently used going first (clock).
 #[derive(Debug)]
 pub(crate) struct SliceCache<E> {
-    slots: Vec<Slot<E>>,
-    index: FxHashMap<u64, u32>,
+    /// The slices' entries, a slot's behind each other: slices come and go with every request.
+    entries: Vec<E>,
+    /// `None`: free.
+    slots: Vec<Option<Slot>>,
+    free: Vec<usize>,
+    index: FxHashMap<u64, usize>,
     capacity: usize,
     hand: usize,
     dirty: usize,
@@ -57,11 +60,12 @@ pub(crate) struct SliceCache<E> {
 impl<E: Entry> SliceCache<E> {
     /// A cache of at most `bytes` bytes (but at least 16 slices), with slices of `entries_per_slice`.
     pub fn new(bytes: u64, entries_per_slice: usize) -> Self {
-        let capacity = (bytes as usize / (entries_per_slice * size_of::<E>())).max(16);
         SliceCache {
+            entries: vec![],
             slots: vec![],
+            free: vec![],
             index: FxHashMap::default(),
-            capacity,
+            capacity: (bytes as usize / (entries_per_slice * size_of::<E>())).max(16),
             hand: 0,
             dirty: 0,
             entries_per_slice,
@@ -81,72 +85,87 @@ impl<E: Entry> SliceCache<E> {
     }
 
     pub fn get(&mut self, key: u64) -> Option<&[E]> {
-        let slot = &mut self.slots[*self.index.get(&key)? as usize];
-        slot.referenced = true;
-        Some(&slot.entries)
+        let place = *self.index.get(&key)?;
+        self.slots[place].as_mut()?.referenced = true;
+        Some(&self.entries[place * self.entries_per_slice..][..self.entries_per_slice])
     }
 
     /// The slice to be changed: it becomes dirty.
     pub fn get_mut(&mut self, key: u64) -> Option<&mut [E]> {
-        let slot = &mut self.slots[*self.index.get(&key)? as usize];
+        let place = *self.index.get(&key)?;
+        let slot = self.slots[place].as_mut()?;
         slot.referenced = true;
         self.dirty += usize::from(!slot.dirty);
         slot.dirty = true;
-        Some(&mut slot.entries)
+        Some(&mut self.entries[place * self.entries_per_slice..][..self.entries_per_slice])
     }
 
     /// Adds a slice as it stands in the storage; one that is here already is newer and stays. Nothing is
     /// evicted: a step may rely on every slice that it has seen.
-    pub fn insert_clean(&mut self, key: u64, entries: Box<[E]>) {
+    pub fn insert_clean(&mut self, key: u64, entries: impl ExactSizeIterator<Item = E>) {
         debug_assert_eq!(entries.len(), self.entries_per_slice);
-        if !self.contains(key) {
-            self.index.insert(key, self.slots.len() as u32);
-            self.slots.push(Slot { key, entries, dirty: false, referenced: true, pins: 0 });
-        }
-    }
-
-    /// Evicts slices above the capacity, as far as a bounded search finds some that are clean, unpinned and
-    /// not used lately.
-    pub fn trim(&mut self) {
-        if self.slots.len() <= self.capacity || self.dirty >= self.slots.len() {
+        if self.contains(key) {
             return;
         }
-        let mut steps = 64 + 2 * (self.slots.len() - self.capacity);
-        while self.slots.len() > self.capacity && steps > 0 {
-            steps -= 1;
-            self.hand = (self.hand + 1) % self.slots.len();
-            let slot = &mut self.slots[self.hand];
-            if slot.dirty || slot.pins > 0 {
-                continue;
+        let slot = Some(Slot { key, dirty: false, referenced: true, pins: 0 });
+        match self.free.pop() {
+            Some(place) => {
+                let start = place * self.entries_per_slice;
+                let places = &mut self.entries[start..start + self.entries_per_slice];
+                places.iter_mut().zip(entries).for_each(|(place, entry)| *place = entry);
+                self.slots[place] = slot;
+                self.index.insert(key, place);
             }
-            if slot.referenced {
-                slot.referenced = false;
-                continue;
-            }
-            let evicted = self.slots.swap_remove(self.hand);
-            self.index.remove(&evicted.key);
-            if let Some(moved) = self.slots.get(self.hand) {
-                self.index.insert(moved.key, self.hand as u32);
+            None => {
+                self.index.insert(key, self.slots.len());
+                self.slots.push(slot);
+                // A third at a time: doubling would waste up to half of the memory.
+                if self.entries.capacity() < self.entries.len() + self.entries_per_slice {
+                    self.entries.reserve_exact((self.slots.len() / 3).max(16) * self.entries_per_slice);
+                }
+                self.entries.extend(entries);
             }
         }
     }
 
     /// Adds the slice of a new table: all zero, and dirty.
     pub fn insert_zeroed(&mut self, key: u64) {
-        self.insert_clean(key, vec![E::default(); self.entries_per_slice].into());
+        self.insert_clean(key, std::iter::repeat_n(E::default(), self.entries_per_slice));
         self.get_mut(key);
     }
 
+    /// Evicts slices above the capacity, as far as a bounded search finds some that are clean, unpinned and
+    /// not used lately.
+    pub fn trim(&mut self) {
+        if self.index.len() <= self.capacity || self.dirty >= self.index.len() {
+            return;
+        }
+        let mut steps = 64 + 2 * (self.index.len() - self.capacity);
+        while self.index.len() > self.capacity && steps > 0 {
+            steps -= 1;
+            self.hand = (self.hand + 1) % self.slots.len();
+            match &mut self.slots[self.hand] {
+                Some(slot) if slot.dirty || slot.pins > 0 => {}
+                Some(slot) if slot.referenced => slot.referenced = false,
+                place => {
+                    if let Some(evicted) = place.take() {
+                        self.index.remove(&evicted.key);
+                        self.free.push(self.hand);
+                    }
+                }
+            }
+        }
+    }
+
     pub fn pin(&mut self, key: u64) {
-        if let Some(slot) = self.index.get(&key) {
-            self.slots[*slot as usize].pins += 1;
+        if let Some(slot) = self.slot(key) {
+            slot.pins += 1;
         }
     }
 
     pub fn unpin(&mut self, key: u64) {
-        if let Some(slot) = self.index.get(&key) {
-            let pins = &mut self.slots[*slot as usize].pins;
-            *pins = pins.saturating_sub(1);
+        if let Some(slot) = self.slot(key) {
+            slot.pins = slot.pins.saturating_sub(1);
         }
     }
 
@@ -154,10 +173,12 @@ impl<E: Entry> SliceCache<E> {
     /// storage before they are there.
     pub fn take_dirty(&mut self) -> Vec<(u64, Vec<u8>)> {
         let mut taken = Vec::with_capacity(self.dirty);
-        for slot in self.slots.iter_mut().filter(|slot| slot.dirty) {
+        for (place, slot) in self.slots.iter_mut().enumerate() {
+            let Some(slot) = slot.as_mut().filter(|slot| slot.dirty) else { continue };
             slot.dirty = false;
             slot.pins += 1;
-            taken.push((slot.key, E::encode(&slot.entries)));
+            let entries = &self.entries[place * self.entries_per_slice..][..self.entries_per_slice];
+            taken.push((slot.key, E::encode(entries)));
         }
         self.dirty = 0;
         taken.sort_unstable_by_key(|(key, _)| *key);
@@ -171,7 +192,13 @@ impl<E: Entry> SliceCache<E> {
 
     /// Bytes of memory in use.
     pub fn memory(&self) -> u64 {
-        let slice = size_of::<Slot<E>>() + self.entries_per_slice * size_of::<E>();
-        (self.slots.len() * slice + self.index.capacity() * size_of::<(u64, u32)>()) as u64
+        let places =
+            self.slots.capacity() * size_of::<Option<Slot>>() + self.free.capacity() * size_of::<usize>();
+        let index = self.index.capacity() * size_of::<(u64, usize)>();
+        (self.entries.capacity() * size_of::<E>() + places + index) as u64
+    }
+
+    fn slot(&mut self, key: u64) -> Option<&mut Slot> {
+        self.slots[*self.index.get(&key)?].as_mut()
     }
 }

@@ -124,7 +124,7 @@ fn adopt(state: &mut State, table: Vec<u64>, plan: &Plan, counts: &[u16]) {
     state.refcount_table = table;
     let first_slice = state.geometry.block_slice_of(plan.first);
     for (index, slice) in counts.chunks(1 << bits).enumerate() {
-        state.refcounts.insert_clean(first_slice + index as u64, slice.into());
+        state.refcounts.insert_clean(first_slice + index as u64, slice.iter().copied());
     }
     state.used += plan.blocks + plan.table_clusters;
 }

@@ -59,7 +59,8 @@ impl<S: Storage> Image<S> {
             self.reach_table(&mut reached, "L2 table", geometry.host_cluster(*entry)).await?;
             let read =
                 self.storage.read_metadata(MetadataKind::L2Table, table, geometry.cluster_size()).await;
-            let entries = u64::decode(&read.map_err(self.blame.io("reading an L2 table", table))?);
+            let table = read.map_err(self.blame.io("reading an L2 table", table))?;
+            let entries: Vec<u64> = u64::decode(&table).collect();
             for run in data_runs(&entries, &geometry) {
                 let run = run.map_err(|entry| {
                     let problem = "counting the clusters of an image with compressed clusters";

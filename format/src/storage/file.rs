@@ -94,6 +94,23 @@ impl HostFile {
         Ok(HostFile { file: Rc::new(file) })
     }
 
+    /// Writes at most [`MAX_PARTS`] parts, and returns where they end.
+    fn write_parts(&self, offset: u64, parts: &[Bytes]) -> io::Result<u64> {
+        let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let written = offset + nix::sys::uio::pwritev(&*self.file, &slices, offset as i64)? as u64;
+        // A short write: the rest, part by part.
+        let mut start = offset;
+        for part in parts {
+            let end = start + part.len() as u64;
+            if end > written {
+                let skip = written.saturating_sub(start);
+                self.file.write_all_at(&part[skip as usize..], start + skip)?;
+            }
+            start = end;
+        }
+        Ok(start)
+    }
+
     fn read_exact_or_zero(&self, offset: u64, len: u64) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len as usize];
         let mut filled = 0;
@@ -108,6 +125,9 @@ impl HostFile {
         Ok(bytes)
     }
 }
+
+/// The host writes at most this many parts in one request (`IOV_MAX`).
+const MAX_PARTS: usize = 1024;
 
 fn range_lock(kind: i32, byte: i64) -> libc::flock {
     libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: byte, l_len: 1, l_pid: 0 }
@@ -142,17 +162,9 @@ impl Storage for HostFile {
         if let [single] = parts {
             return self.file.write_all_at(single, offset);
         }
-        let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
-        let written = nix::sys::uio::pwritev(&*self.file, &slices, offset as i64)? as u64;
-        // A short write: the rest, part by part.
-        let mut start = 0;
-        for part in parts {
-            let end = start + part.len() as u64;
-            if end > written {
-                let skip = written.saturating_sub(start);
-                self.file.write_all_at(&part[skip as usize..], offset + start + skip)?;
-            }
-            start = end;
+        let mut offset = offset;
+        for parts in parts.chunks(MAX_PARTS) {
+            offset = self.write_parts(offset, parts)?;
         }
         Ok(())
     }
