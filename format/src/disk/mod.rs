@@ -191,20 +191,20 @@ impl<S: Storage> Disk<S> {
         }
     }
 
-    /// Waits for what is in flight and brings every layer's file up to date, bottom first.
+    /// Waits for what is in flight and brings every layer's file up to date: top first, since what is in
+    /// flight there may still read through, and fill, the caches below.
     ///
     /// # Errors
     /// If a storage fails.
     pub async fn close(&self) -> Result<()> {
-        for layer in self.stack.layers.iter().rev() {
-            if let Layer::Qcow2(image) = &**layer {
-                image.close().await?;
+        for (depth, layer) in self.stack.layers.iter().enumerate() {
+            match &**layer {
+                Layer::Qcow2(image) => image.close().await?,
+                Layer::Raw(raw) if depth == 0 => raw.flush().await?,
+                Layer::Raw(_) => {}
             }
         }
-        match &*self.stack.layers[0] {
-            Layer::Raw(raw) => raw.flush().await,
-            Layer::Qcow2(_) => Ok(()),
-        }
+        Ok(())
     }
 
     fn check(&self, offset: u64, length: u64) -> Result<()> {
