@@ -1,8 +1,13 @@
 //! The command line: its top level, and how errors leave the program.
 
 use crate::commands::{completions, img, quota, reproduce, trace};
+use anyhow::Context;
 use clap::{Parser, Subcommand};
+use signal_hook::consts::SIGXFSZ;
+use std::io::{Write, stderr};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// What cache images change for virtual machine boots: traffic, working sets and quotas.
 #[derive(Parser)]
@@ -28,15 +33,30 @@ enum Command {
 
 /// Parses the arguments, runs the command, and reports an error on standard error.
 pub fn run() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Reproduce(args) => reproduce::run(args),
-        Command::Trace(args) => trace::run(args),
-        Command::Quota(args) => quota::run(args),
-        Command::Img(args) => img::run(args),
-        Command::Completions(args) => completions::run(args),
-    };
-    result.unwrap_or_else(|error| {
-        eprintln!("vmicache: {error:#}");
+    let Cli { command } = Cli::parse();
+    outlive_file_size_limits().and_then(|()| command.run()).unwrap_or_else(|error| {
+        // Where standard error is closed, the exit code has to tell.
+        let _ = writeln!(stderr(), "vmicache: {error:#}");
         ExitCode::from(2)
     })
+}
+
+/// Makes a write beyond the limit on the length of files fail, as on a full disk. The signal would end the
+/// program at once, and leave temporary files behind.
+fn outlive_file_size_limits() -> anyhow::Result<()> {
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
+        .context("cannot handle the signal SIGXFSZ")?;
+    Ok(())
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Command::Reproduce(args) => reproduce::run(args),
+            Command::Trace(args) => trace::run(args),
+            Command::Quota(args) => quota::run(args),
+            Command::Img(args) => img::run(args),
+            Command::Completions(args) => completions::run(args),
+        }
+    }
 }

@@ -5,6 +5,7 @@ mod commands;
 mod figures;
 mod need;
 mod output;
+mod recording;
 mod reproduce;
 mod results;
 mod size;

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use std::fs::{self, Permissions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
@@ -71,14 +71,18 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
 }
 
 fn write_beside(target: &Path, bytes: &[u8]) -> anyhow::Result<NamedTempFile> {
-    let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || {
-        let mut file = temporary(folder)?;
-        file.write_all(bytes)?;
+        let mut file = temporary(folder_of(target))?;
+        file.as_file_mut().write_all(bytes)?;
         file.as_file().sync_all()?;
-        Ok::<_, std::io::Error>(file)
+        Ok::<_, io::Error>(file)
     };
     write().with_context(|| format!("cannot write {}", target.display()))
+}
+
+/// The folder that a file lies in.
+pub fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn persist(file: NamedTempFile, target: &Path) -> anyhow::Result<()> {
@@ -88,10 +92,23 @@ fn persist(file: NamedTempFile, target: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
+/// A new file in `folder`, which goes again unless it is given its place.
+///
+/// # Errors
+/// If it cannot be made.
+pub fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
     // As readable as the umask lets any new file be.
-    tempfile::Builder::new()
+    let file = tempfile::Builder::new()
         .prefix(".vmicache-")
         .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder)
+        .tempfile_in(folder);
+    file.map_err(without_path)
+}
+
+/// What the host said, without the name of the temporary file, which nobody has asked for.
+fn without_path(error: io::Error) -> io::Error {
+    match error.to_string().split_once(" at path ") {
+        Some((reason, _)) => io::Error::new(error.kind(), reason),
+        None => error,
+    }
 }

@@ -1,4 +1,5 @@
-//! Numbers as people read them: megabytes of 10⁶ bytes, cluster sizes in binary units, shares in per cent.
+//! Numbers as people read them: megabytes of 10⁶ bytes, cluster sizes in binary units, shares in per cent,
+//! digests in hexadecimal.
 
 use crate::stats::Summary;
 
@@ -7,12 +8,7 @@ pub const MB: f64 = 1e6;
 
 /// `65.59 MB`; below one megabyte to the kilobyte, `0.457 MB`.
 pub fn mb(bytes: f64) -> String {
-    format!("{} MB", mb_number(bytes))
-}
-
-/// The same without the unit.
-pub fn mb_number(bytes: f64) -> String {
-    megabytes(bytes, if bytes == 0.0 || bytes.abs() >= MB { 2 } else { 3 })
+    format!("{} MB", megabytes(bytes, if bytes == 0.0 || bytes.abs() >= MB { 2 } else { 3 }))
 }
 
 /// The number of megabytes with so many decimals, and with a minus sign as it is printed.
@@ -46,6 +42,11 @@ pub fn percent(share: f64) -> String {
 /// A share that was set and not measured: `1 %`, `0.5 %`.
 pub fn set_percent(share: f64) -> String {
     format!("{} %", (share * 1e6).round() / 1e4)
+}
+
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `1 boot`, `6 boots`.

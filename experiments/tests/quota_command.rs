@@ -118,7 +118,7 @@ fn bad_input_is_named() {
     let cases: [(&[&str], &Path, &str); 6] = [
         (&[], &path, "boot.csv, line 3, column end_us"),
         (&["--check", "many"], &boot(1), "not a size"),
-        (&["--check=-1M"], &boot(1), "negative"),
+        (&["--check", "-1M"], &boot(1), "negative"),
         (&["--cluster-size", "512,700"], &boot(1), "power of two from 512"),
         (&["--disk-size", "1G"], &boot(1), "debian-12-minimal-1.csv.gz: request"),
         (&[], Path::new("no/such/boot"), "no/such/boot"),

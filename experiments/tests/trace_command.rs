@@ -160,7 +160,7 @@ fn replay_refuses_what_makes_no_sense() {
         (&["--layout", "cold", "--fill", fill][..], "--layout warm"),
         (&["--layout", "hot"], "plain"),
         (&["--layout", "cold", "--quota", "lots"], "not a size"),
-        (&["--layout", "cold", "--quota=-64K"], "negative"),
+        (&["--layout", "cold", "--quota", "-64K"], "negative"),
         (&["--layout", "cold", "--quota", "9E"], "too large"),
         (&["--layout", "cold", "--quota", "0"], "metadata"),
         (&["--layout", "cold", "--quota", "100K"], "metadata"),

@@ -2,7 +2,8 @@
 
 use crate::output::Folder;
 use crate::reproduce::{Cells, Experiment, Plan, files, find_traces, load_guests, run as run_plan};
-use std::num::NonZeroUsize;
+use crate::terminal::print;
+use clap::value_parser;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -21,25 +22,28 @@ pub struct Args {
     /// Fewer boots, cluster sizes and quotas
     #[arg(long)]
     quick: bool,
-    /// Threads to run cells on; by default one a processor
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    /// Threads to run cells on, at most 1024; by default one a processor
+    #[arg(long, value_name = "N", value_parser = value_parser!(u16).range(1..=1024), allow_hyphen_values = true)]
+    threads: Option<u16>,
 }
 
 /// Runs the command.
+///
+/// # Errors
+/// If the recorded boots cannot be read or replayed, or the results cannot be written.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let plan = Plan::new(&args.only, args.quick);
-    let cells = Cells::new(args.threads.map(NonZeroUsize::get))?;
+    let cells = Cells::new(args.threads.map(usize::from))?;
     let guests = load_guests(&find_traces(args.data.as_deref())?, plan.most_boots)?;
     let folder = Folder::open(&args.out)?;
     let results = run_plan(&guests, &plan, &cells)?;
     let files = files(&results, &plan)?;
     folder.publish(&files)?;
-    println!(
-        "{} files in {}; start with {}",
+    print(&format!(
+        "{} files in {}; start with {}\n",
         files.len(),
         args.out.display(),
         args.out.join("report.html").display()
-    );
+    ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -48,10 +48,10 @@ impl BootTrace {
         DB::ErrorType: 'static,
     {
         let points = || self.boots.iter().flat_map(|boot| boot.reads.iter().chain(&boot.writes));
-        let right = points().map(|(seconds, _)| *seconds).fold(0.0, f64::max);
-        let top = points().map(|(_, offset)| *offset).fold(0.0, f64::max);
-        let x = Axis::plain("time since the first request (s)", 0.0..(right * 1.02).max(1e-3));
-        let y = Axis::plain("offset on the disk (MB)", 0.0..(top * 1.05).max(1e-3));
+        let right = end(points().map(|(seconds, _)| *seconds));
+        let top = end(points().map(|(_, offset)| *offset));
+        let x = Axis::plain("time since the first request (s)", 0.0..right * 1.02);
+        let y = Axis::plain("offset on the disk (MB)", 0.0..top * 1.05);
         let mut chart = axes(canvas, style, Some("What the guest reads and writes"), x, y)?;
         for boot in &self.boots {
             let dot = |at: &(f64, f64)| EmptyElement::at(*at) + read_mark(style, boot.look.colour);
@@ -77,7 +77,7 @@ impl BootTrace {
         let right = all().fold(left + 1.0, f64::max).ceil();
         let x = Axis { title: "think time before a request (ms)", range: left..right, number: &milliseconds };
         let y = Axis::plain("requests with at most that (%)", 0.0..100.0);
-        let mut chart = axes(canvas, style, Some("How long it computes between"), x, y)?;
+        let mut chart = axes(canvas, style, Some("How long it computes between requests"), x, y)?;
         for decade in (left as i32 + 1)..right as i32 {
             let x = f64::from(decade);
             chart.draw_series(LineSeries::new([(x, 0.0), (x, 100.0)], style.stroke(GRID, 0.8)))?;
@@ -108,6 +108,12 @@ impl BootTrace {
     fn legend_height(&self) -> f64 {
         LEGEND_ROW * (1 + self.boots.len().div_ceil(LEGEND_COLUMNS)) as f64 + 14.0
     }
+}
+
+/// Where an axis ends that shows `values`; at one, if they are all zero.
+fn end(values: impl Iterator<Item = f64>) -> f64 {
+    let largest = values.fold(0.0, f64::max);
+    if largest > 0.0 { largest } else { 1.0 }
 }
 
 impl Boot {

@@ -11,7 +11,7 @@ use std::ops::Range;
 /// How strongly a band is coloured.
 const BAND_OPACITY: f64 = 0.22;
 /// Units that the sample of a curve takes in a legend.
-const SAMPLE: f64 = 34.0;
+const SAMPLE: f64 = 40.0;
 
 /// A chart with numbers on both axes.
 pub type Chart<'a, DB> = ChartContext<'a, DB, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
@@ -87,9 +87,9 @@ where
     Ok(chart)
 }
 
-/// A tick's number without needless decimals.
+/// A tick's number without needless decimals, and without the error of a sum of steps.
 fn number(value: &f64) -> String {
-    let rounded = (value * 1000.0).round() / 1000.0;
+    let rounded = (value * 1e9).round() / 1e9;
     // No "-0".
     format!("{}", rounded + 0.0)
 }

@@ -15,7 +15,7 @@ pub struct QuotaNeed {
     pub curves: Vec<Curve>,
 }
 
-/// Where a cluster size stands on the axis: its cluster logarithm.
+/// Where a cluster size stands on the axis: its binary logarithm.
 pub fn abscissa(cluster_size: u64) -> f64 {
     f64::from(cluster_size.ilog2())
 }
@@ -37,7 +37,7 @@ impl QuotaNeed {
         let top = points().map(|(_, y)| y.max).fold(0.0, f64::max);
         let room = (top - bottom) * 0.08;
         let x = Axis { title: "cluster size of the cache image", range: left..right, number: &cluster_at };
-        let y = Axis::plain("MB", bottom - room..top + room);
+        let y = Axis::plain("size (MB)", bottom - room..top + room);
         let mut chart = axes(canvas, style, None, x, y)?;
         draw_curve(&mut chart, style, &self.reference, REFERENCE)?;
         for (curve, look) in self.curves.iter().zip(LOOKS) {

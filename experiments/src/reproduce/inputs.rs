@@ -1,8 +1,11 @@
 //! What the experiments start from: guests, and the boots that were recorded of them.
 
+use crate::recording;
+use crate::units::hex;
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use vmicache_format::trace::Trace;
@@ -30,7 +33,7 @@ pub struct Guest {
 /// One recorded boot.
 #[derive(Clone, Debug)]
 pub struct Boot {
-    /// The file's name without its endings.
+    /// The file's name without its folder and endings.
     pub name: String,
     /// SHA-256 of the file.
     pub sha256: String,
@@ -93,7 +96,12 @@ pub fn load_guests(folder: &Path, most_boots: usize) -> anyhow::Result<Vec<Guest
             folder.display()
         );
     }
-    descriptions.iter().map(|path| load_guest(path, most_boots)).collect()
+    let guests = descriptions.iter().map(|path| load_guest(path, most_boots));
+    let guests = guests.collect::<anyhow::Result<Vec<_>>>()?;
+    if let Some(name) = repeated(guests.iter().map(|guest| guest.name.as_str())) {
+        bail!("{}: two guests have the name {name:?}; their files would be the same", folder.display());
+    }
+    Ok(guests)
 }
 
 fn load_guest(path: &Path, most_boots: usize) -> anyhow::Result<Guest> {
@@ -103,6 +111,16 @@ fn load_guest(path: &Path, most_boots: usize) -> anyhow::Result<Guest> {
     let description: Description =
         toml::from_str(text).with_context(|| format!("{} does not describe a guest", path.display()))?;
     let Description { name, title, disk_bytes, allocated_bytes, boots } = description;
+    ensure!(
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)),
+        "{}: name is {name:?}; letters, digits and any of - _ . would be right, for files are called by it",
+        path.display()
+    );
+    ensure!(
+        disk_bytes > 0 && disk_bytes.is_multiple_of(512),
+        "{}: disk_bytes is {disk_bytes}; a multiple of 512 would be right",
+        path.display()
+    );
     ensure!(!boots.is_empty(), "{}: boots is empty; it lists the guest's traces", path.display());
     ensure!(
         0 < allocated_bytes && allocated_bytes <= disk_bytes,
@@ -113,18 +131,26 @@ fn load_guest(path: &Path, most_boots: usize) -> anyhow::Result<Guest> {
     let boots = boots
         .iter()
         .take(most_boots)
-        .map(|file| load_boot(&folder.join(file), file, disk_bytes))
-        .collect::<anyhow::Result<_>>()?;
+        .map(|file| load_boot(&folder.join(file), disk_bytes))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    if let Some(name) = repeated(boots.iter().map(|boot| boot.name.as_str())) {
+        bail!("{}: boots has {name} twice; a boot counts once", path.display());
+    }
     Ok(Guest { name, title, disk_bytes, allocated_bytes, sha256: sha256(&bytes), boots })
 }
 
-fn load_boot(path: &Path, file: &str, disk_bytes: u64) -> anyhow::Result<Boot> {
+/// The first of `names` that was there before.
+fn repeated<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let mut seen = BTreeSet::new();
+    names.find(|name| !seen.insert(*name))
+}
+
+fn load_boot(path: &Path, disk_bytes: u64) -> anyhow::Result<Boot> {
     let bytes = read(path)?;
     let shown = path.display().to_string();
     let trace = Trace::parse(bytes.as_slice(), &shown)?;
     trace.check_within(disk_bytes).context(shown)?;
-    let name = file.trim_end_matches(".gz").trim_end_matches(".csv").to_owned();
-    Ok(Boot { name, sha256: sha256(&bytes), trace })
+    Ok(Boot { name: recording::name(path), sha256: sha256(&bytes), trace })
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -133,5 +159,5 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 /// SHA-256 of `bytes` in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }

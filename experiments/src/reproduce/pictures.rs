@@ -10,7 +10,7 @@ use crate::units::{MB, cluster};
 use vmicache_format::trace::working_set;
 use vmicache_sim::replay::Layout;
 
-/// Cluster sizes whose curves F4 shows; those between lie between them, and more curves could not be told apart.
+/// Cluster sizes whose curves F4 shows: more could not be told apart.
 const SHOWN: [u64; 4] = [512, 4096, 16_384, 65_536];
 
 /// A figure of the report.

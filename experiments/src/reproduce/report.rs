@@ -207,7 +207,8 @@ fn rule(rule: &Rule) -> String {
         ),
         Rule::SmallClustersSave { larger_cluster_bytes, smaller_cluster_bytes } => format!(
             "cold minus plain, boot by boot, at the largest quota: reproduced if the 95 % confidence interval of the \
-             mean lies above zero at clusters of {} and reaches nowhere above zero at {}; partly if one holds.",
+             mean lies above zero at clusters of {} and reaches nowhere above zero at {}; partly if one holds; not \
+             testable with a single boot, which has no interval.",
             cluster(*larger_cluster_bytes),
             cluster(*smaller_cluster_bytes)
         ),

@@ -4,7 +4,7 @@ use super::pictures::Figure;
 use super::plan::Experiment;
 use super::{GuestResults, f4, t1, t2};
 use crate::stats::Summary;
-use crate::units::{cluster, counted, mb, megabytes, percent};
+use crate::units::{cluster, counted, mb, mb_summary, megabytes, percent};
 use maud::{Markup, PreEscaped, html};
 use vmicache_sim::replay::Layout;
 
@@ -16,7 +16,7 @@ pub fn findings(result: &GuestResults) -> Vec<String> {
     {
         findings.push(format!(
             "A boot reads {} of distinct data (at {}): {} of what the image has allocated.",
-            mb(set.mean),
+            mb_summary(&set),
             cluster(granularity),
             percent(set.mean / result.guest.allocated_bytes as f64)
         ));
@@ -39,22 +39,23 @@ pub fn findings(result: &GuestResults) -> Vec<String> {
     let read = result.pairs.iter().flatten().map(|pair| pair.outcome.base_bytes_read as f64);
     if let Some(left) = Summary::of(read) {
         findings.push(format!(
-            "A boot that finds the cache filled by another boot still reads {} from the base image in the mean, {} at \
-             most.",
+            "A boot that finds the cache filled by another boot still reads {} from the base image in the mean over all \
+             pairs and cluster sizes, and from {} to {}.",
             mb(left.mean),
+            mb(left.min),
             mb(left.max)
         ));
     }
     if let Some((rows, plain)) = result.f4.as_deref().and_then(|rows| Some((rows, f4::plain(rows)?))) {
         let filling = f4::curves(rows, Layout::Cold).into_iter().filter_map(|curve| {
-            let cold = curve.points.last()?.1.mean;
-            Some(format!("{} at clusters of {}", mb(cold), cluster(curve.cluster_size)))
+            let (_, cold) = curve.points.last()?;
+            Some(format!("{} at clusters of {}", mb_summary(cold), cluster(curve.cluster_size)))
         });
         let filling: Vec<String> = filling.collect();
         if let (Some(first), Some(last)) = (filling.first(), filling.last()) {
             findings.push(format!(
                 "Filling a cache of sufficient quota draws {first} and {last} from the storage node; a plain overlay {}.",
-                mb(plain.mean)
+                mb_summary(&plain)
             ));
         }
     }
@@ -115,8 +116,8 @@ fn quotas(
                 (who(result)) ". Smallest quota with which a boot can run again without reading from the base image; the \
                  guest data in a cache of that quota; and the distinct bytes that a boot reads. \
                  Between quota and data lies the image's metadata; between data and bytes read lies what the guest's \
-                 writes make the overlay read to fill its own clusters of 64 KiB, and from 8 KiB on what the cache \
-                 reads to fill its. Lines are means, bands go from the smallest to the largest boot; the axis does not begin at zero. Disk of "
+                 writes make the overlay read to fill its own clusters of 64 KiB, and what the cache reads to fill its \
+                 where they are larger than what the guest reads. Lines are means, bands go from the smallest to the largest boot; the axis does not begin at zero. Disk of "
                 (cluster(result.guest.disk_bytes)) ", on which the size of the metadata depends."
             }))
         }
@@ -172,7 +173,7 @@ fn traffic(result: &GuestResults, rows: &[f4::Row], figure: Option<&Figure>) -> 
                  image. Left: the boot fills an empty cache. Right: a fresh overlay over the cache that the same boot \
                  has filled. Dashed: a plain overlay without a cache. Lines are means over the boots, bands go from the \
                  smallest to the largest. Each curve begins at the empty image's own metadata, below which there can be \
-                 no cache. Cluster sizes that are not drawn lie between those that are; the table of results has all."
+                 no cache. The files F4.csv and F4.parquet have the cluster sizes that are not drawn, too."
             }))
         }
         div.table { table {

@@ -2,17 +2,16 @@
 
 use super::file::{FileFacts, begins_as_qcow2, chain};
 use super::options::{self, ImageOptions};
+use crate::output::{folder_of, temporary};
 use crate::size;
 use crate::terminal::print;
 use anyhow::{Context, anyhow, bail, ensure};
 use std::fmt::Write;
-use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vmicache_format::cache::BaseIdentity;
-use vmicache_format::files::{Format, create_image, describe_base, resolve};
+use vmicache_format::files::{Format, create_image, describe_base, link_target, resolve};
 use vmicache_format::qcow2::{CacheOptions, CreateOptions};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Access, HostFile};
@@ -121,7 +120,7 @@ fn create_raw(file: &Path, options: &ImageOptions) -> anyhow::Result<String> {
     let backed = options.backing_file.is_some() || options.backing_fmt.is_some();
     ensure!(!backed, "raw images have no backing file; qcow2 images, made with -f qcow2, have");
     let size = options.size.context("the size of the disk is missing")?;
-    write_raw(&target(file), size.next_multiple_of(512))?;
+    write_raw(&link_target(file), size.next_multiple_of(512))?;
     Ok(format!("Formatting '{}', fmt=raw size={size}\n", file.display()))
 }
 
@@ -131,27 +130,11 @@ fn write_raw(path: &Path, size: u64) -> io::Result<()> {
         // Fails if others use it; the lock goes again at once.
         HostFile::open(path, Access::Write)?;
     }
-    let permissions = Permissions::from_mode(0o644);
-    let temporary = tempfile::Builder::new()
-        .prefix(".vmicache-")
-        .permissions(permissions)
-        .tempfile_in(folder_of(path))
-        // Without the name of the temporary file, which nobody has asked for.
-        .map_err(|error| io::Error::from(error.kind()))?;
+    let temporary = temporary(folder_of(path))?;
     temporary.as_file().set_len(size)?;
     temporary.as_file().sync_all()?;
     temporary.persist(path)?;
     Ok(())
-}
-
-fn folder_of(file: &Path) -> &Path {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Where an image by the name of `file` is written: a link stays, and leads to the new image.
-fn target(file: &Path) -> PathBuf {
-    let linked = file.is_symlink().then(|| fs::canonicalize(file).ok()).flatten();
-    linked.unwrap_or_else(|| file.to_path_buf())
 }
 
 fn create_qcow2(file: &Path, options: &ImageOptions, backing_unsafe: bool) -> anyhow::Result<String> {
@@ -180,7 +163,7 @@ fn create_qcow2(file: &Path, options: &ImageOptions, backing_unsafe: bool) -> an
         cache,
         ..CreateOptions::new(size.next_multiple_of(512))
     };
-    LocalRuntime::new().block_on(create_image(&target(file), &image))?;
+    LocalRuntime::new().block_on(create_image(file, &image))?;
     Ok(report(file, size, options, &image))
 }
 

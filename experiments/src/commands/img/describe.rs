@@ -1,6 +1,7 @@
 //! What an image's metadata says, under the names that qemu-img has for it.
 
 use super::file::FileFacts;
+use crate::units::hex;
 use anyhow::Context;
 use serde::Serialize;
 use std::path::Path;
@@ -304,8 +305,4 @@ impl Base {
             None => Base::Unknown { unknown_record: hex(record) },
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

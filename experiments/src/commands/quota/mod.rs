@@ -3,7 +3,7 @@
 mod advice;
 mod report;
 
-use crate::commands::trace::open;
+use crate::recording::open;
 use crate::size;
 use crate::terminal::{print, print_json};
 use advice::Advice;
@@ -39,16 +39,16 @@ pub struct Args {
     /// Cluster sizes of the cache image: powers of two from 512 to 2M
     #[arg(
         long, value_name = "LIST", value_delimiter = ',', default_value = "512,4K,64K",
-        value_parser = size::parse_cluster_size
+        value_parser = size::parse_cluster_size, allow_hyphen_values = true
     )]
     cluster_size: Vec<u64>,
     /// Tell by the exit code whether this quota suffices at every cluster size listed
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_hyphen_values = true)]
     check: Option<u64>,
     /// Virtual size of the disk [default: just enough for the traces]
     ///
     /// A multiple of 512. It sets how much metadata even an empty cache has: give the size of the real disk.
-    #[arg(long, value_name = "SIZE", value_parser = size::parse_disk_size, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_disk_size, allow_hyphen_values = true)]
     disk_size: Option<u64>,
     /// Print JSON, sizes in bytes
     #[arg(long)]

@@ -3,7 +3,7 @@
 use super::advice::{Advice, Checked, ClusterAdvice, Point};
 use crate::stats::Summary;
 use crate::terminal::Table;
-use crate::units::{cluster, counted, mb, megabytes};
+use crate::units::{cluster, mb, megabytes};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -21,7 +21,10 @@ pub fn text(traces: &[String], advice: &Advice) -> anyhow::Result<String> {
 }
 
 fn headline(traces: &[String], advice: &Advice) -> String {
-    let boots = format!("the {}", counted(traces.len(), "boot"));
+    let boots = match traces.len() {
+        1 => "the boot".to_owned(),
+        several => format!("the {several} boots"),
+    };
     if let Some((quota, checked)) = &advice.check {
         return verdict(&boots, *quota, checked, advice);
     }
@@ -80,13 +83,13 @@ fn quotas(advice: &Advice) -> Table {
     for at in &advice.clusters {
         table.row([
             cluster(at.cluster_size),
-            mb_number(at.need.quota as f64),
+            number(at.need.quota as f64),
             at.need.quota.to_string(),
-            mb_number(at.need.empty_bytes as f64),
-            alone(at).map_or_else(String::new, |s| format!("{} to {}", mb_number(s.min), mb_number(s.max))),
+            number(at.need.empty_bytes as f64),
+            alone(at).map_or_else(String::new, |s| format!("{} to {}", number(s.min), number(s.max))),
             at.another.as_ref().map_or_else(
                 || "-".to_owned(),
-                |s| format!("{} ({} to {})", mb_number(s.mean), mb_number(s.min), mb_number(s.max)),
+                |s| format!("{} ({} to {})", number(s.mean), number(s.min), number(s.max)),
             ),
             at.need.base_bytes_below.map_or_else(|| "-".to_owned(), |bytes| format!("{bytes} bytes")),
         ]);
@@ -95,7 +98,7 @@ fn quotas(advice: &Advice) -> Table {
 }
 
 /// Megabytes to two places, for tables whose heading names the unit.
-fn mb_number(bytes: f64) -> String {
+fn number(bytes: f64) -> String {
     megabytes(bytes, 2)
 }
 
@@ -115,7 +118,7 @@ fn curves(advice: &Advice) -> String {
         ]);
         for Point { quota, base_bytes } in &at.curve {
             let numbers = [*quota as f64, base_bytes.mean, base_bytes.min, base_bytes.max];
-            table.row(numbers.map(mb_number));
+            table.row(numbers.map(number));
         }
         text.push_str(&table.text(2));
         text.push('\n');

@@ -1,11 +1,10 @@
 //! `vmicache trace info`: recorded boots in numbers.
 
-use super::open;
 use crate::figures::boot_trace::BootTrace;
 use crate::figures::render;
 use crate::terminal::{Table, print, print_json};
 use crate::units::{cluster, mb, percent};
-use crate::{output, size};
+use crate::{output, recording, size};
 use anyhow::{Context, bail};
 use serde::Serialize;
 use std::fmt::Write;
@@ -33,7 +32,7 @@ pub struct Args {
     ///
     /// The working set is what the boot reads and has not written, zeroed or trimmed before, in whole blocks of
     /// this size, each once.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "512,4K,64K", value_parser = size::parse_positive)]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "512,4K,64K", value_parser = size::parse_positive, allow_hyphen_values = true)]
     granularity: Vec<u64>,
     /// Print JSON: bytes, and microseconds (keys that end in _us)
     #[arg(long)]
@@ -49,7 +48,8 @@ pub struct Args {
 /// If a file is not a trace, or the plot cannot be written.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let format = args.plot.as_deref().map(PlotFormat::of).transpose()?;
-    let boots = args.files.iter().map(|path| open(path, None)).collect::<anyhow::Result<Vec<_>>>()?;
+    let boots =
+        args.files.iter().map(|path| recording::open(path, None)).collect::<anyhow::Result<Vec<_>>>()?;
     let infos = args.files.iter().zip(&boots).map(|(path, boot)| Info::of(path, boot, &args.granularity));
     let report = Report { traces: infos.collect(), overlap: overlaps(&boots, &args.granularity) };
     if let (Some(path), Some(format)) = (&args.plot, format) {
@@ -79,19 +79,13 @@ impl PlotFormat {
     }
 
     fn draw(self, files: &[PathBuf], boots: &[Trace]) -> anyhow::Result<Vec<u8>> {
-        let names = files.iter().map(|path| short_name(path));
+        let names = files.iter().map(|path| recording::name(path));
         let picture = render(&BootTrace::new(names.zip(boots))).context("cannot draw the traces")?;
         Ok(match self {
             PlotFormat::Png => picture.png,
             PlotFormat::Svg => picture.svg.into_bytes(),
         })
     }
-}
-
-/// A file's name without folder and endings.
-fn short_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.trim_end_matches(".gz").trim_end_matches(".csv").to_owned()
 }
 
 #[derive(Serialize)]

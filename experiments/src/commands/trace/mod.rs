@@ -3,11 +3,8 @@
 mod info;
 mod replay;
 
-use anyhow::Context;
 use clap::Subcommand;
-use std::path::Path;
 use std::process::ExitCode;
-use vmicache_format::trace::Trace;
 
 /// Arguments of `vmicache trace`.
 #[derive(clap::Args)]
@@ -33,16 +30,4 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Info(args) => info::run(args),
         Command::Replay(args) => replay::run(args),
     }
-}
-
-/// Reads a trace and checks that it fits a disk of `disk_size` bytes, if that is given.
-///
-/// # Errors
-/// If the file is not a trace, or a request lies beyond the disk.
-pub fn open(path: &Path, disk_size: Option<u64>) -> anyhow::Result<Trace> {
-    let trace = Trace::open(path)?;
-    if let Some(disk_size) = disk_size {
-        trace.check_within(disk_size).with_context(|| path.display().to_string())?;
-    }
-    Ok(trace)
 }

@@ -1,6 +1,6 @@
 //! `vmicache trace replay`: one recorded boot through real images.
 
-use super::open;
+use crate::recording::open;
 use crate::size;
 use crate::terminal::{Table, print, print_json};
 use crate::units::{cluster, mb};
@@ -35,24 +35,25 @@ pub struct Args {
     /// Cluster size of the cache image: a power of two from 512 to 2M
     ///
     /// The overlay has clusters of 64 KiB. A plain layout has no cache and ignores this and the quota.
-    #[arg(long, value_name = "SIZE", default_value = "512", value_parser = size::parse_cluster_size)]
+    #[arg(long, value_name = "SIZE", default_value = "512", value_parser = size::parse_cluster_size, allow_hyphen_values = true)]
     cluster_size: u64,
     /// Quota of the cache image [default: as much as the disk could need]
     ///
     /// The length that the cache's file never exceeds, data and metadata together.
-    #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_hyphen_values = true)]
     quota: Option<u64>,
     /// Virtual size of the disk [default: just enough for the traces]
     ///
     /// A multiple of 512. It sets how much metadata even an empty cache has.
-    #[arg(long, value_name = "SIZE", value_parser = size::parse_disk_size, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_disk_size, allow_hyphen_values = true)]
     disk_size: Option<u64>,
     /// Print JSON: sizes in bytes; the file sizes are lengths
     #[arg(long)]
     json: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Clone, Copy, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
 enum LayoutName {
     /// overlay -> base
     Plain,
@@ -101,7 +102,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 #[derive(Serialize)]
 struct Report {
     trace: String,
-    layout: &'static str,
+    layout: LayoutName,
     /// Null unless the layout is warm.
     fill: Option<String>,
     disk_size: u64,
@@ -125,11 +126,7 @@ impl Report {
         let warm = chain.layout == Layout::Warm;
         Report {
             trace: args.file.display().to_string(),
-            layout: match chain.layout {
-                Layout::Plain => "plain",
-                Layout::Cold => "cold",
-                Layout::Warm => "warm",
-            },
+            layout: args.layout,
             fill: warm.then(|| args.fill.as_ref().unwrap_or(&args.file).display().to_string()),
             disk_size: chain.disk_size,
             cluster_size: cached.then_some(chain.cluster_size),
