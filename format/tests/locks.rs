@@ -3,11 +3,15 @@
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use vmicache_format::cache::IdentityCheck;
 use vmicache_format::files::{ChainOptions, Format, create_image, open_chain};
 use vmicache_format::qcow2::{CacheOptions, CreateOptions};
 use vmicache_format::runtime::LocalRuntime;
+
+/// One test at a time: between fork and exec a started process has copies of the locks of everybody.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn qemu(program: &str, arguments: &[&str], folder: &Path) -> Output {
     Command::new(program).args(arguments).current_dir(folder).output().expect("qemu-utils are installed")
@@ -29,6 +33,7 @@ fn chain(folder: &Path) {
 
 #[test]
 fn stock_tools_are_kept_out_of_a_cache_while_it_is_filled() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     chain(folder.path());
     let runtime = LocalRuntime::new();
@@ -63,6 +68,7 @@ fn stock_tools_are_kept_out_of_a_cache_while_it_is_filled() {
 
 #[test]
 fn we_keep_out_of_an_image_that_stock_tools_write() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = tempfile::tempdir().unwrap();
     chain(folder.path());
     // It holds the image open until its standard input ends.

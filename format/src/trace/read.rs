@@ -28,8 +28,11 @@ impl Trace {
     /// # Errors
     /// If the file cannot be read or is not a trace; the error says where and what would be right.
     pub fn open(path: &Path) -> Result<Trace, TraceError> {
-        let file =
-            File::open(path).map_err(|source| TraceError::Open { path: path.to_path_buf(), source })?;
+        let cannot_open = |source| TraceError::Open { path: path.to_path_buf(), source };
+        let file = File::open(path).map_err(cannot_open)?;
+        if file.metadata().map_err(cannot_open)?.is_dir() {
+            return Err(cannot_open(io::Error::from(io::ErrorKind::IsADirectory)));
+        }
         Trace::parse(file, &path.display().to_string())
     }
 

@@ -1,11 +1,31 @@
 //! The stock QEMU tools.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// While this is held, no other test starts a process. A process that is starting has, for a moment, a copy
+/// of every file that is open here, and so keeps an image locked that was just closed.
+pub fn no_process_starts() -> MutexGuard<'static, ()> {
+    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn run(tool: &str, folder: &Path, arguments: &[&str]) -> Output {
-    let command = Command::new(tool).current_dir(folder).args(arguments).output();
+    let mut command = Command::new(tool);
     command
+        .current_dir(folder)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let started = {
+        let _starting = no_process_starts();
+        command.spawn()
+    };
+    let output = started.and_then(|process| process.wait_with_output());
+    output
         .unwrap_or_else(|error| panic!("{tool} cannot be run (Debian: apt-get install qemu-utils): {error}"))
 }
 
