@@ -3,11 +3,11 @@
 use crate::cache::{BaseIdentity, IdentityCheck};
 use crate::disk::{Disk, Filling, Layer, identify};
 use crate::error::{Blame, Error, Result};
-use crate::qcow2::header::Header;
+use crate::qcow2::header::{Header, MAGIC};
 use crate::qcow2::{self, CreateOptions, Image, ImageOptions, Mode};
 use crate::raw::RawImage;
 use crate::runtime::Runtime;
-use crate::storage::{Access, HostFile};
+use crate::storage::{Access, HostFile, MetadataKind, Storage};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -224,6 +224,16 @@ pub async fn create_image(path: &Path, options: &CreateOptions) -> Result<()> {
     drop(storage);
     temporary.persist(path).map_err(|error| file_error(path)(error.error))?;
     Ok(())
+}
+
+/// Whether the file at `path` begins as qcow2 images do. A raw image does, too, if its guest wants it to.
+///
+/// # Errors
+/// If it cannot be read.
+pub async fn begins_as_qcow2(path: &Path) -> Result<bool> {
+    let storage = HostFile::open(path, Access::Inspect).map_err(file_error(path))?;
+    let start = storage.read_metadata(MetadataKind::Header, 0, 4).await.map_err(file_error(path))?;
+    Ok(start == MAGIC.to_be_bytes())
 }
 
 /// What a symbolic link leads to, so that a new image does not replace the link; any other path as it is.

@@ -1,5 +1,6 @@
 //! Which images can be opened for what.
 
+use super::description::bits;
 use super::header::{Header, extension, incompatible};
 use super::image::Mode;
 use crate::error::{Blame, Result};
@@ -7,14 +8,12 @@ use crate::error::{Blame, Result};
 /// Refuses images whose features are not handled.
 pub(super) fn check(header: &Header, mode: Mode, blame: &Blame) -> Result<()> {
     let known = incompatible::DIRTY | incompatible::CORRUPT;
-    if header.crypt_method != 0 {
-        let method = if header.crypt_method == 1 { "AES" } else { "LUKS" };
+    if let Some(method) = header.encryption() {
         return Err(blame.unsupported(format!("encryption ({method}, crypt_method {})", header.crypt_method)));
     }
     let unknown = header.incompatible_features & !known;
     if unknown != 0 {
-        let named: Vec<String> =
-            (0..64).filter(|bit| unknown >> bit & 1 == 1).map(|bit| name_of(header, bit)).collect();
+        let named: Vec<String> = bits(unknown).map(|bit| name_of(header, bit)).collect();
         return Err(blame.unsupported(named.join(", ")));
     }
     if mode == Mode::Read {
@@ -29,14 +28,8 @@ pub(super) fn check(header: &Header, mode: Mode, blame: &Blame) -> Result<()> {
         _ => {}
     }
     let obstacles = [
-        (
-            header.incompatible_features & incompatible::DIRTY != 0,
-            "writing to an image with the dirty bit set (repair it first)",
-        ),
-        (
-            header.incompatible_features & incompatible::CORRUPT != 0,
-            "writing to an image with the corrupt bit set",
-        ),
+        (header.is_dirty(), "writing to an image with the dirty bit set (repair it first)"),
+        (header.is_corrupt(), "writing to an image with the corrupt bit set"),
         (header.refcount_order != 4, "writing to an image whose refcounts are not 16 bits wide"),
         (header.nb_snapshots != 0, "writing to an image with internal snapshots"),
         (header.extension(extension::BITMAPS).is_some(), "writing to an image with bitmaps"),

@@ -358,41 +358,6 @@ impl Header {
         bytes.resize(self.cluster_size() as usize, 0);
         Ok(bytes)
     }
-
-    /// Bits of a refcount.
-    pub fn refcount_bits(&self) -> u64 {
-        1 << self.refcount_order
-    }
-
-    /// Refcounts may be written late: compatible feature bit 0.
-    pub fn lazy_refcounts(&self) -> bool {
-        self.compatible_features & 1 != 0
-    }
-
-    /// The method of compressed clusters: 0 deflate, 1 zstd.
-    pub fn compression_type(&self) -> u8 {
-        self.further_fields.first().copied().unwrap_or(0)
-    }
-
-    /// The name of the external data file, if the image has one and states it.
-    pub fn data_file(&self) -> Option<String> {
-        self.extension(extension::EXTERNAL_DATA_FILE).map(|name| String::from_utf8_lossy(name).into_owned())
-    }
-
-    /// The external data file is a raw image of its own: autoclear feature bit 1.
-    pub fn data_file_is_raw(&self) -> bool {
-        self.autoclear_features & 2 != 0
-    }
-
-    /// The name of an incompatible feature bit, from the image's own table or from the format.
-    pub fn feature_name(&self, bit: u32) -> String {
-        let table = self.extension(extension::FEATURE_NAMES).unwrap_or_default();
-        let named = table.chunks_exact(48).find(|entry| entry[0] == 0 && u32::from(entry[1]) == bit);
-        match named {
-            Some(entry) => String::from_utf8_lossy(&entry[2..]).trim_end_matches('\0').to_owned(),
-            None => format!("incompatible feature bit {bit}"),
-        }
-    }
 }
 
 fn backing_name(cluster: &[u8], offset: u64, size: u64, blame: &Blame) -> Result<Option<String>> {

@@ -3,6 +3,7 @@
 //! | module | subject |
 //! | --- | --- |
 //! | [`header`] | the header, its extensions, the backing file's name |
+//! | `description` | what a header says, in names |
 //! | `create` | new images |
 //! | `image` | an open image |
 //! | `features` | which images can be opened for what |
@@ -18,6 +19,7 @@
 
 mod allocation;
 mod create;
+mod description;
 mod features;
 mod geometry;
 pub mod header;

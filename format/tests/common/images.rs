@@ -118,6 +118,11 @@ impl Images {
         cache.chain(self.base.iter().map(|base| &base.store)).chain([&self.overlay.store])
     }
 
+    /// The files' content.
+    pub fn bytes(&self) -> Vec<Vec<u8>> {
+        self.stores().map(|store| store.inner().to_vec()).collect()
+    }
+
     /// Lets one in so many requests to the storages fail; 0: none.
     pub fn fail_one_in(&self, requests: u64) {
         self.stores().for_each(|store| store.fail_one_in(requests));

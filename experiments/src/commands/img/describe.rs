@@ -7,7 +7,7 @@ use serde::Serialize;
 use std::path::Path;
 use vmicache_format::cache::BaseIdentity;
 use vmicache_format::files::{ImageFile, resolve};
-use vmicache_format::qcow2::header::{Header, extension, incompatible};
+use vmicache_format::qcow2::header::{Header, extension};
 use vmicache_format::qcow2::{Image, ImageOptions, Mode, Usage};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Access, HostFile};
@@ -203,8 +203,8 @@ impl ImageInfo {
             self.full_backing_filename = Some(full_name(path, name));
             self.backing_filename_format = header.backing_format();
         }
-        self.encrypted = (header.crypt_method != 0).then_some(true);
-        self.dirty_flag = header.incompatible_features & incompatible::DIRTY != 0;
+        self.encrypted = header.encryption().map(|_| true);
+        self.dirty_flag = header.is_dirty();
         self.format_specific = Some(FormatSpecific::Qcow2(Box::new(Qcow2Info::of(header, path, facts))));
     }
 }
@@ -219,51 +219,23 @@ fn full_name(image: &Path, backing: &str) -> String {
 
 impl Qcow2Info {
     fn of(header: &Header, path: &Path, facts: &FileFacts) -> Qcow2Info {
-        let has = |feature| header.incompatible_features & feature != 0;
         let version_3 = header.version >= 3;
-        let data_file = has(incompatible::EXTERNAL_DATA_FILE).then(|| header.data_file().unwrap_or_default());
+        let data_file = header.data_file();
         Qcow2Info {
             compat: if version_3 { "1.1" } else { "0.10" },
-            compression_type: compression_type(header),
+            compression_type: header.compression(),
             lazy_refcounts: version_3.then(|| header.lazy_refcounts()),
             refcount_bits: header.refcount_bits(),
-            encrypt: encryption(header.crypt_method).map(|format| Encrypt { format }),
+            encrypt: header.encryption().map(|format| Encrypt { format }),
             data_file_raw: data_file.is_some().then(|| header.data_file_is_raw()),
             data_file,
-            corrupt: version_3.then(|| has(incompatible::CORRUPT)),
-            extended_l2: version_3.then(|| has(incompatible::EXTENDED_L2)),
+            corrupt: version_3.then(|| header.is_corrupt()),
+            extended_l2: version_3.then(|| header.has_extended_l2()),
             snapshot_count: (header.nb_snapshots != 0).then_some(header.nb_snapshots),
-            unknown_features: unknown_features(header),
+            unknown_features: header.unknown_features(),
             cache_image: CacheInfo::of(header, path, facts),
         }
     }
-}
-
-fn compression_type(header: &Header) -> String {
-    match header.compression_type() {
-        0 => "zlib".to_owned(),
-        1 => "zstd".to_owned(),
-        other => format!("unknown ({other})"),
-    }
-}
-
-fn encryption(crypt_method: u32) -> Option<String> {
-    match crypt_method {
-        0 => None,
-        1 => Some("aes".to_owned()),
-        2 => Some("luks".to_owned()),
-        other => Some(format!("unknown ({other})")),
-    }
-}
-
-fn unknown_features(header: &Header) -> Vec<String> {
-    let known = incompatible::DIRTY
-        | incompatible::CORRUPT
-        | incompatible::EXTERNAL_DATA_FILE
-        | incompatible::COMPRESSION_TYPE
-        | incompatible::EXTENDED_L2;
-    let unknown = header.incompatible_features & !known;
-    (0..64).filter(|bit| unknown >> bit & 1 == 1).map(|bit| header.feature_name(bit)).collect()
 }
 
 impl CacheInfo {

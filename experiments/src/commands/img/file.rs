@@ -4,10 +4,10 @@ use anyhow::Context;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use vmicache_format::files::{Format, ImageFile, inspect_chain};
-use vmicache_format::qcow2::{self, header::MAGIC};
+use vmicache_format::files::{self, Format, ImageFile, inspect_chain};
+use vmicache_format::qcow2;
 use vmicache_format::runtime::LocalRuntime;
-use vmicache_format::storage::{Access, HostFile, MetadataKind, Storage};
+use vmicache_format::storage::{Access, HostFile};
 
 /// The unit in which disks and allocations are counted.
 const SECTOR: u64 = 512;
@@ -69,10 +69,5 @@ pub fn chain(path: &Path, format: Format) -> anyhow::Result<Vec<ImageFile>> {
 /// # Errors
 /// If it cannot be read.
 pub fn begins_as_qcow2(path: &Path) -> anyhow::Result<bool> {
-    let read = || {
-        let storage = HostFile::open(path, Access::Inspect)?;
-        LocalRuntime::new().block_on(storage.read_metadata(MetadataKind::Header, 0, 4))
-    };
-    let start = read().with_context(|| path.display().to_string())?;
-    Ok(start == MAGIC.to_be_bytes())
+    Ok(LocalRuntime::new().block_on(files::begins_as_qcow2(path))?)
 }
