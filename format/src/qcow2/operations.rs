@@ -198,16 +198,16 @@ impl<S: Storage> Image<S> {
         is_hole: impl Fn(GuestCluster) -> bool,
     ) {
         let unused = self.state.borrow_mut().commit(&reservation, is_hole);
-        self.finish(record);
         self.free(&unused).await;
+        self.finish(record);
         self.publish_when_due();
     }
 
     /// Ends an operation that failed: nothing is mapped, the clusters are free again.
     pub(crate) async fn abandon(&self, record: &InFlight<S::Payload>, reservation: Reservation) {
         let unused = self.state.borrow_mut().release(&reservation);
-        self.finish(record);
         self.free(&unused).await;
+        self.finish(record);
     }
 
     fn finish(&self, record: &InFlight<S::Payload>) {

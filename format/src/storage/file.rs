@@ -10,6 +10,8 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::rc::Rc;
+use std::thread;
+use std::time::Duration;
 
 /// What an image file is opened for, and so which locks are taken on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,14 +84,19 @@ impl HostFile {
             lock(&file, byte)?;
         }
         // Others conflict if they deny what we hold, or hold what we deny.
-        for byte in held.iter().map(|p| DENIED + p).chain(denied.iter().map(|p| HELD + p)) {
-            if is_locked_by_others(&file, byte)? {
+        let conflicting: Vec<i64> =
+            held.iter().map(|p| DENIED + p).chain(denied.iter().map(|p| HELD + p)).collect();
+        let mut looks = 0;
+        while any_locked_by_others(&file, &conflicting)? {
+            looks += 1;
+            if looks == LOOKS {
                 let why = match access {
                     Access::Write => "another process is using this image",
                     _ => "another process is writing this image",
                 };
                 return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
             }
+            thread::sleep(PAUSE);
         }
         Ok(HostFile { file: Rc::new(file) })
     }
@@ -128,6 +135,20 @@ impl HostFile {
 
 /// The host writes at most this many parts in one request (`IOV_MAX`).
 const MAX_PARTS: usize = 1024;
+
+/// How often a conflicting lock is looked at before it counts, and the pause between. A process that another
+/// thread is just starting holds copies of all our locks until it runs its own program.
+const LOOKS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(10);
+
+fn any_locked_by_others(file: &File, bytes: &[i64]) -> io::Result<bool> {
+    for byte in bytes {
+        if is_locked_by_others(file, *byte)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
 
 fn range_lock(kind: i32, byte: i64) -> libc::flock {
     libc::flock { l_type: kind as i16, l_whence: libc::SEEK_SET as i16, l_start: byte, l_len: 1, l_pid: 0 }
