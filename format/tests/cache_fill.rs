@@ -1,11 +1,14 @@
 //! Filling a cache: what is copied, once, and what happens when it cannot be.
 
+mod common;
+
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use common::turns;
 use futures_util::future::join_all;
 use vmicache_format::disk::{Disk, Filling, Layer};
 use vmicache_format::qcow2::{
@@ -28,12 +31,12 @@ impl Storage for Stubborn {
     type Payload = Bytes;
 
     async fn read(&self, kind: DataKind, offset: u64, len: u64) -> io::Result<Bytes> {
-        a_turn().await;
+        turns(1).await;
         self.memory.read(kind, offset, len).await
     }
 
     async fn write(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
-        a_turn().await;
+        turns(1).await;
         if self.refuses_data.get() {
             return Err(io::Error::from(io::ErrorKind::StorageFull));
         }
@@ -41,17 +44,17 @@ impl Storage for Stubborn {
     }
 
     async fn read_metadata(&self, kind: MetadataKind, offset: u64, len: u64) -> io::Result<Vec<u8>> {
-        a_turn().await;
+        turns(1).await;
         self.memory.read_metadata(kind, offset, len).await
     }
 
     async fn write_metadata(&self, kind: MetadataKind, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        a_turn().await;
+        turns(1).await;
         self.memory.write_metadata(kind, offset, bytes).await
     }
 
     async fn flush(&self) -> io::Result<()> {
-        a_turn().await;
+        turns(1).await;
         Ok(())
     }
 
@@ -66,18 +69,6 @@ impl Storage for Stubborn {
     async fn discard(&self, _offset: u64, _len: u64) -> io::Result<()> {
         Ok(())
     }
-}
-
-async fn a_turn() {
-    let mut first = true;
-    std::future::poll_fn(|context| {
-        if std::mem::take(&mut first) {
-            context.waker().wake_by_ref();
-            return std::task::Poll::Pending;
-        }
-        std::task::Poll::Ready(())
-    })
-    .await;
 }
 
 type Counted = Counting<Stubborn>;

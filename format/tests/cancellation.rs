@@ -1,5 +1,7 @@
 //! A request that its client gives up, at whatever moment, leaves an image that can go on.
 
+mod common;
+
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -8,6 +10,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
+use common::turns;
 use vmicache_format::RawImage;
 use vmicache_format::disk::{Disk, Filling, Layer};
 use vmicache_format::qcow2::{CacheOptions, CreateOptions, Image, ImageOptions, Mode, create};
@@ -18,44 +21,31 @@ use vmicache_format::storage::{DataKind, Memory, MetadataKind, Storage};
 #[derive(Clone, Default)]
 struct Slow(Memory);
 
-async fn two_turns() {
-    let mut turns = 2;
-    poll_fn(|context| {
-        if turns == 0 {
-            return Poll::Ready(());
-        }
-        turns -= 1;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
-
 impl Storage for Slow {
     type Payload = Bytes;
 
     async fn read(&self, kind: DataKind, offset: u64, len: u64) -> io::Result<Bytes> {
-        two_turns().await;
+        turns(2).await;
         self.0.read(kind, offset, len).await
     }
 
     async fn write(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
-        two_turns().await;
+        turns(2).await;
         self.0.write(offset, parts).await
     }
 
     async fn read_metadata(&self, kind: MetadataKind, offset: u64, len: u64) -> io::Result<Vec<u8>> {
-        two_turns().await;
+        turns(2).await;
         self.0.read_metadata(kind, offset, len).await
     }
 
     async fn write_metadata(&self, kind: MetadataKind, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        two_turns().await;
+        turns(2).await;
         self.0.write_metadata(kind, offset, bytes).await
     }
 
     async fn flush(&self) -> io::Result<()> {
-        two_turns().await;
+        turns(2).await;
         self.0.flush().await
     }
 
@@ -221,7 +211,7 @@ fn drop_one(dropped: usize, polls: usize, cluster_size: u64) -> bool {
                 was_dropped = outcome.is_none();
                 // What was begun ends by itself, and only then may the next write to the same bytes count on it.
                 for _ in 0..400 {
-                    two_turns().await;
+                    turns(2).await;
                 }
                 outcome.flatten()
             } else {

@@ -4,14 +4,15 @@
 //! began and ended. A cut is a moment of that record: writes that had completed before a flush began that had
 //! ended are there; of all others each 512-byte sector is there or not, independently.
 
+mod common;
+
 use std::cell::RefCell;
-use std::future::poll_fn;
 use std::io;
 use std::process::Command;
 use std::rc::Rc;
-use std::task::Poll;
 
 use bytes::Bytes;
+use common::turns;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use vmicache_format::RawImage;
@@ -45,16 +46,8 @@ impl Recorded {
     }
 
     async fn some_turns(&self) {
-        let mut turns = self.dice.borrow_mut().random_range(0..4);
-        poll_fn(|context| {
-            if turns == 0 {
-                return Poll::Ready(());
-            }
-            turns -= 1;
-            context.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
+        let count = self.dice.borrow_mut().random_range(0..4);
+        turns(count).await;
     }
 
     fn note(&self, moment: impl FnOnce(usize) -> Moment) -> usize {

@@ -8,7 +8,22 @@ pub mod storages;
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
+use std::future::poll_fn;
 use std::ops::Range;
+use std::task::Poll;
+
+/// Lets others run so many times before it goes on.
+pub async fn turns(mut turns: u64) {
+    poll_fn(|context| match turns {
+        0 => Poll::Ready(()),
+        _ => {
+            turns -= 1;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+    })
+    .await;
+}
 
 /// The random choices of one case. Should the case fail, its seed is printed.
 pub struct Random {

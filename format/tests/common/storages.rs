@@ -4,11 +4,9 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
-use std::task::Poll;
 use vmicache_format::storage::{DataKind, MetadataKind, Storage};
 
 /// Completes requests late and out of order, and lets some of them fail. A request takes effect some time
@@ -44,16 +42,8 @@ impl<S> Delaying<S> {
         if self.moods.longest_delay == 0 {
             return;
         }
-        let mut polls = self.moods.random.borrow_mut().random_range(0..=self.moods.longest_delay);
-        poll_fn(|context| match polls {
-            0 => Poll::Ready(()),
-            _ => {
-                polls -= 1;
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
-        })
-        .await;
+        let polls = self.moods.random.borrow_mut().random_range(0..=self.moods.longest_delay);
+        super::turns(polls).await;
     }
 
     fn is_to_fail(&self) -> bool {
