@@ -86,7 +86,7 @@ impl<P: Payload> Piece<P> {
 }
 
 /// Whether a guest's read waits for the copy that a cache keeps of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Filling {
     /// The read ends when its data is there; the copy goes on.
     #[default]

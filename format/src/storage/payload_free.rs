@@ -80,7 +80,8 @@ impl Chunk {
 
 #[derive(Clone, Debug, Default)]
 struct Contents {
-    chunks: Vec<Chunk>,
+    /// `None`: without metadata. Forks share a chunk until one of them changes it.
+    chunks: Vec<Option<Rc<Chunk>>>,
     len: u64,
 }
 
@@ -90,14 +91,12 @@ impl Contents {
         let first = range.start / CHUNK;
         let last = range.end.div_ceil(CHUNK).min(self.chunks.len() as u64);
         for number in first..last {
-            let chunk = &mut self.chunks[number as usize];
-            if chunk.present == 0 {
-                continue;
-            }
-            for page in 0..PAGES_PER_CHUNK {
-                let start = number * CHUNK + page * PAGE;
-                if start >= range.start && start + PAGE <= range.end {
-                    chunk.remove(page);
+            let Some(chunk) = &mut self.chunks[number as usize] else { continue };
+            let whole = range.start.saturating_sub(number * CHUNK).div_ceil(PAGE)
+                ..((range.end - number * CHUNK) / PAGE).min(PAGES_PER_CHUNK);
+            for page in whole {
+                if chunk.get(page).is_some() {
+                    Rc::make_mut(chunk).remove(page);
                 }
             }
         }
@@ -107,17 +106,21 @@ impl Contents {
         let (number, page) = (offset / CHUNK, offset % CHUNK / PAGE);
         let within = (offset % PAGE) as usize;
         let zero = bytes.iter().all(|byte| *byte == 0);
-        if zero && self.chunks.get(number as usize).is_none_or(|chunk| chunk.get(page).is_none()) {
+        if zero && self.page(number, page).is_none() {
             return;
         }
         if self.chunks.len() as u64 <= number {
-            self.chunks.resize_with(number as usize + 1, Chunk::default);
+            self.chunks.resize_with(number as usize + 1, || None);
         }
-        let chunk = &mut self.chunks[number as usize];
+        let chunk = Rc::make_mut(self.chunks[number as usize].get_or_insert_default());
         chunk.get_or_insert(page)[within..within + bytes.len()].copy_from_slice(bytes);
         if zero && chunk.get(page).is_some_and(|page| page.iter().all(|byte| *byte == 0)) {
             chunk.remove(page);
         }
+    }
+
+    fn page(&self, number: u64, page: u64) -> Option<&Page> {
+        self.chunks.get(number as usize)?.as_ref()?.get(page)
     }
 }
 
@@ -141,17 +144,23 @@ impl PayloadFree {
         store
     }
 
-    /// A copy that shares nothing with this store.
-    pub fn deep_clone(&self) -> Self {
+    /// A store of the same content that goes its own way from here. What neither changes takes memory once.
+    pub fn fork(&self) -> Self {
         PayloadFree { contents: Rc::new(RefCell::new(self.contents.borrow().clone())) }
     }
 
-    /// Bytes of memory that the content takes.
+    /// Length of the store in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.contents.borrow().len
+    }
+
+    /// Bytes of memory that the content takes, with what is shared with forks.
     pub fn memory(&self) -> u64 {
         let contents = self.contents.borrow();
-        let pages: usize =
-            contents.chunks.iter().map(|chunk| chunk.pages.capacity() * size_of::<Page>()).sum();
-        (pages + contents.chunks.capacity() * size_of::<Chunk>()) as u64
+        let chunk_memory =
+            |chunk: &Rc<Chunk>| size_of::<Chunk>() + chunk.pages.capacity() * size_of::<Page>();
+        let chunks: usize = contents.chunks.iter().flatten().map(chunk_memory).sum();
+        (chunks + contents.chunks.capacity() * size_of::<Option<Rc<Chunk>>>()) as u64
     }
 }
 
@@ -176,8 +185,7 @@ impl Storage for PayloadFree {
         let mut position = offset;
         while position < offset + len {
             let end = (position / PAGE * PAGE + PAGE).min(offset + len);
-            let chunk = contents.chunks.get((position / CHUNK) as usize);
-            if let Some(page) = chunk.and_then(|chunk| chunk.get(position % CHUNK / PAGE)) {
+            if let Some(page) = contents.page(position / CHUNK, position % CHUNK / PAGE) {
                 let within = (position % PAGE) as usize;
                 let copied = (end - position) as usize;
                 let target = (position - offset) as usize;
@@ -222,5 +230,33 @@ impl Storage for PayloadFree {
 
     async fn discard(&self, _offset: u64, _len: u64) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::LocalRuntime;
+
+    #[test]
+    fn forks_share_what_neither_changes_and_see_nothing_of_each_other() {
+        let runtime = LocalRuntime::new();
+        let kind = MetadataKind::L2Table;
+        let store = PayloadFree::new();
+        runtime
+            .block_on(async {
+                store.write_metadata(kind, 0, &[1; 512]).await?;
+                store.write_metadata(kind, 10 * CHUNK, &[2; 512]).await?;
+                let fork = store.fork();
+                fork.write_metadata(kind, 0, &[3; 512]).await?;
+                store.write(10 * CHUNK, &[Hollow::zeroed(512)]).await?;
+                assert_eq!(store.read_metadata(kind, 0, 1).await?, [1]);
+                assert_eq!(fork.read_metadata(kind, 0, 1).await?, [3]);
+                assert_eq!(store.read_metadata(kind, 10 * CHUNK, 1).await?, [0]);
+                assert_eq!(fork.read_metadata(kind, 10 * CHUNK, 1).await?, [2]);
+                assert_eq!((store.len().await?, fork.len().await?), (10 * CHUNK + 512, 10 * CHUNK + 512));
+                io::Result::Ok(())
+            })
+            .unwrap();
     }
 }
