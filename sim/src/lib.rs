@@ -1,4 +1,5 @@
-//! Trace-driven virtual machines on real image chains.
+//! Trace-driven virtual machines on real image chains, and the engine that gives them a clock.
 
+pub mod engine;
 pub mod replay;
 pub mod vm;
