@@ -72,7 +72,7 @@ pub enum ReplayError {
 pub const OVERLAY_CLUSTER_SIZE: u64 = 65536;
 
 /// Memory for the cached L2 tables of a cache image, in bytes: a boot needs each table once.
-const METADATA_CACHE: u64 = 256 << 10;
+pub const METADATA_CACHE: u64 = 64 << 10;
 
 /// Replays `boot` through a fresh overlay over `chain`, after the boots of `fill`, in this order and each
 /// with an overlay of its own, have filled the cache. A warm layout with an empty `fill` is filled by `boot`
@@ -131,9 +131,14 @@ impl Cache {
         boot_through(Some(&self.storage), boot, &self.chain)
     }
 
+    /// What the image's file holds.
+    pub fn contents(&self) -> &PayloadFree {
+        &self.storage
+    }
+
     /// A cache of the same content that goes its own way from here.
     pub fn fork(&self) -> Self {
-        Cache { storage: self.storage.deep_clone(), chain: self.chain }
+        Cache { storage: self.storage.fork(), chain: self.chain }
     }
 }
 
