@@ -54,6 +54,8 @@ pub(crate) struct SliceCache<E> {
     capacity: usize,
     hand: usize,
     dirty: usize,
+    /// Slices that are dirty or pinned.
+    held: usize,
     entries_per_slice: usize,
 }
 
@@ -68,6 +70,7 @@ impl<E: Entry> SliceCache<E> {
             capacity: (bytes as usize / (entries_per_slice * size_of::<E>())).max(16),
             hand: 0,
             dirty: 0,
+            held: 0,
             entries_per_slice,
         }
     }
@@ -95,6 +98,7 @@ impl<E: Entry> SliceCache<E> {
         let place = *self.index.get(&key)?;
         let slot = self.slots[place].as_mut()?;
         slot.referenced = true;
+        self.held += usize::from(!slot.dirty && slot.pins == 0);
         self.dirty += usize::from(!slot.dirty);
         slot.dirty = true;
         Some(&mut self.entries[place * self.entries_per_slice..][..self.entries_per_slice])
@@ -134,14 +138,11 @@ impl<E: Entry> SliceCache<E> {
         self.get_mut(key);
     }
 
-    /// Evicts slices above the capacity, as far as a bounded search finds some that are clean, unpinned and
-    /// not used lately.
+    /// Evicts slices above the capacity, as far as a bounded search finds some that were not used lately.
     pub fn trim(&mut self) {
-        if self.index.len() <= self.capacity || self.dirty >= self.index.len() {
-            return;
-        }
-        let mut steps = 64 + 2 * (self.index.len() - self.capacity);
-        while self.index.len() > self.capacity && steps > 0 {
+        let mut excess = (self.index.len() - self.held).saturating_sub(self.capacity);
+        let mut steps = 64 + 2 * excess;
+        while excess > 0 && steps > 0 {
             steps -= 1;
             self.hand = (self.hand + 1) % self.slots.len();
             match &mut self.slots[self.hand] {
@@ -151,6 +152,7 @@ impl<E: Entry> SliceCache<E> {
                     if let Some(evicted) = place.take() {
                         self.index.remove(&evicted.key);
                         self.free.push(self.hand);
+                        excess -= 1;
                     }
                 }
             }
@@ -160,12 +162,16 @@ impl<E: Entry> SliceCache<E> {
     pub fn pin(&mut self, key: u64) {
         if let Some(slot) = self.slot(key) {
             slot.pins += 1;
+            let newly_held = slot.pins == 1 && !slot.dirty;
+            self.held += usize::from(newly_held);
         }
     }
 
     pub fn unpin(&mut self, key: u64) {
-        if let Some(slot) = self.slot(key) {
-            slot.pins = slot.pins.saturating_sub(1);
+        if let Some(slot) = self.slot(key).filter(|slot| slot.pins > 0) {
+            slot.pins -= 1;
+            let released = slot.pins == 0 && !slot.dirty;
+            self.held -= usize::from(released);
         }
     }
 
