@@ -21,7 +21,10 @@ fn deployments() -> Vec<(&'static str, Deployment)> {
         ("plain overlay", Deployment::PlainOverlay),
         ("cold cache on the compute node's disk", Deployment::ComputeDiskCache(small, State::Cold)),
         ("warm cache on the compute node's disk", Deployment::ComputeDiskCache(small, State::Warm)),
-        ("cold cache of 30 MiB, filled in the read's path", Deployment::ComputeDiskCache(limited, State::Cold)),
+        (
+            "cold cache of 30 MiB, filled in the read's path",
+            Deployment::ComputeDiskCache(limited, State::Cold),
+        ),
         ("cold cache in the compute node's memory", Deployment::ComputeMemoryCache(small, State::Cold)),
         ("warm cache in the storage node's memory", Deployment::StorageMemoryCache(small)),
         ("full copy", Deployment::FullCopy),
@@ -30,14 +33,25 @@ fn deployments() -> Vec<(&'static str, Deployment)> {
 
 fn write_outcome(text: &mut String, title: &str, outcome: &Outcome) {
     writeln!(text, "{title}").unwrap();
-    writeln!(text, "  makespan {} ps, settled {} ps", outcome.makespan.picoseconds(), outcome.settled.picoseconds()).unwrap();
+    writeln!(
+        text,
+        "  makespan {} ps, settled {} ps",
+        outcome.makespan.picoseconds(),
+        outcome.settled.picoseconds()
+    )
+    .unwrap();
     writeln!(text, "  base {} bytes in {} requests", outcome.base_bytes, outcome.base_requests).unwrap();
     for vm in &outcome.vms {
         writeln!(text, "  recording {} booted at {} ps", vm.recording, vm.booted.picoseconds()).unwrap();
     }
     for resource in &outcome.resources {
         let (requests, bytes) = (resource.requests, resource.bytes);
-        writeln!(text, "  {}: {requests} requests, {bytes} bytes, busy {:e}", resource.name, resource.utilisation).unwrap();
+        writeln!(
+            text,
+            "  {}: {requests} requests, {bytes} bytes, busy {:e}",
+            resource.name, resource.utilisation
+        )
+        .unwrap();
     }
 }
 

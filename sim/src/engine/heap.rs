@@ -8,24 +8,30 @@ pub(super) const MAX_ENTRIES: u32 = 1 << ID_BITS;
 
 const ABSENT: u32 = u32::MAX;
 
-/// Entries ordered by a value, and among equal values by when they were set. A key holds value, order and
-/// number in one word; the position of every number is kept, so that nothing dead ever stays in the heap.
+/// Where an entry belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    value: u64,
+    /// When it was set, and below that its number.
+    order: u64,
+}
+
+impl Key {
+    fn id(self) -> u32 {
+        self.order as u32 & (MAX_ENTRIES - 1)
+    }
+}
+
+/// Entries ordered by a value, and among equal values by when they were set: a heap of four children a node. The
+/// position of every number is kept, so that nothing dead ever stays in the heap.
 #[derive(Debug, Default)]
 pub(super) struct Heap {
-    keys: Vec<u128>,
+    keys: Vec<Key>,
     /// By number.
     positions: Vec<u32>,
     order: u64,
     /// The first key is of an entry that was taken: whoever comes next saves a removal by replacing it.
     hole: bool,
-}
-
-fn id_of(key: u128) -> u32 {
-    key as u32 & (MAX_ENTRIES - 1)
-}
-
-fn value_of(key: u128) -> u64 {
-    (key >> 64) as u64
 }
 
 impl Heap {
@@ -37,13 +43,13 @@ impl Heap {
     /// The number and the value of the first entry, if there is no hole.
     #[inline]
     pub(super) fn first(&self) -> Option<(u32, u64)> {
-        self.keys.first().map(|&key| (id_of(key), value_of(key)))
+        self.keys.first().map(|key| (key.id(), key.value))
     }
 
     /// Whether the entry is the first, if there is no hole.
     #[inline]
     pub(super) fn is_first(&self, id: u32) -> bool {
-        self.keys.first().is_some_and(|&key| id_of(key) == id)
+        self.keys.first().is_some_and(|key| key.id() == id)
     }
 
     /// Puts the entry in, or moves it: behind all others of the same value.
@@ -52,7 +58,7 @@ impl Heap {
         debug_assert!(id < MAX_ENTRIES);
         // Overflow would be a panic: after 2^40 calls.
         self.order += 1 << ID_BITS;
-        let key = u128::from(value) << 64 | u128::from(self.order | u64::from(id));
+        let key = Key { value, order: self.order | u64::from(id) };
         if self.positions.len() <= id as usize {
             self.positions.resize(id as usize + 1, ABSENT);
         }
@@ -110,16 +116,16 @@ impl Heap {
 
     /// Numbers of all entries, in no order that means anything; not while there is a hole.
     pub(super) fn ids(&self) -> impl Iterator<Item = u32> + '_ {
-        self.keys.iter().map(|&key| id_of(key))
+        self.keys.iter().map(|key| key.id())
     }
 
-    fn put(&mut self, position: usize, key: u128) {
+    fn put(&mut self, position: usize, key: Key) {
         self.keys[position] = key;
         self.settle(position, key);
     }
 
-    fn settle(&mut self, position: usize, key: u128) {
-        if position > 0 && key < self.keys[(position - 1) >> 1] {
+    fn settle(&mut self, position: usize, key: Key) {
+        if position > 0 && key < self.keys[(position - 1) >> 2] {
             self.sift_up(position, key);
         } else {
             self.sift_down(position, key);
@@ -127,15 +133,15 @@ impl Heap {
     }
 
     #[inline]
-    fn place(&mut self, position: usize, key: u128) {
+    fn place(&mut self, position: usize, key: Key) {
         self.keys[position] = key;
-        self.positions[id_of(key) as usize] = position as u32;
+        self.positions[key.id() as usize] = position as u32;
     }
 
     #[inline]
-    fn sift_up(&mut self, mut position: usize, key: u128) {
+    fn sift_up(&mut self, mut position: usize, key: Key) {
         while position > 0 {
-            let parent = (position - 1) >> 1;
+            let parent = (position - 1) >> 2;
             let above = self.keys[parent];
             if above < key {
                 break;
@@ -147,27 +153,44 @@ impl Heap {
     }
 
     #[inline]
-    fn sift_down(&mut self, mut position: usize, key: u128) {
+    fn sift_down(&mut self, mut position: usize, key: Key) {
         let (keys, positions) = (self.keys.as_mut_slice(), self.positions.as_mut_slice());
-        let last = keys.len() - 1;
         loop {
-            let left = (position << 1) + 1;
-            if left > last {
-                break;
-            }
-            // No branch on which is less: it could not be predicted.
-            let child = if left < last { left + usize::from(keys[left + 1] < keys[left]) } else { left };
+            let first = (position << 2) + 1;
+            let child = match keys.get(first..).and_then(<[Key]>::first_chunk::<4>) {
+                Some(children) => first + least_of(children),
+                None if first < keys.len() => (first + 1..keys.len())
+                    .fold(first, |least, next| if keys[next] < keys[least] { next } else { least }),
+                None => break,
+            };
             let least = keys[child];
             if key < least {
                 break;
             }
             keys[position] = least;
-            positions[id_of(least) as usize] = position as u32;
+            positions[least.id() as usize] = position as u32;
             position = child;
         }
         keys[position] = key;
-        positions[id_of(key) as usize] = position as u32;
+        positions[key.id() as usize] = position as u32;
     }
+}
+
+/// Which of four siblings is first.
+#[inline]
+fn least_of(keys: &[Key; 4]) -> usize {
+    // By value alone, without branches, which could not be predicted.
+    let [a, b, c, d] = keys.map(|key| key.value);
+    let (left, left_value) = if b < a { (1, b) } else { (0, a) };
+    let (right, right_value) = if d < c { (3, d) } else { (2, c) };
+    let (least, value) = if right_value < left_value { (right, right_value) } else { (left, left_value) };
+    let equal = [a, b, c, d].map(|other| u32::from(other == value));
+    if equal[0] + equal[1] + equal[2] + equal[3] > 1 { first_of_equals(keys) } else { least }
+}
+
+#[cold]
+fn first_of_equals(keys: &[Key; 4]) -> usize {
+    (1..4).fold(0, |least, next| if keys[next] < keys[least] { next } else { least })
 }
 
 #[cfg(test)]

@@ -26,6 +26,20 @@ impl Places {
     }
 }
 
+/// What nodes are made from, and belong to.
+pub struct Build<'a> {
+    /// The simulation that they run in.
+    pub sim: &'a Simulation,
+    /// What they have.
+    pub hardware: &'a Profile,
+    /// What connects them.
+    pub network: &'a Network,
+    /// Random numbers of their devices.
+    pub streams: &'a Streams,
+    /// Keeps what happens when.
+    pub recorder: &'a Recorder,
+}
+
 /// The node that the base images lie on.
 pub struct StorageNode {
     disk: Device,
@@ -38,16 +52,10 @@ pub struct StorageNode {
 }
 
 impl StorageNode {
-    /// The storage node of `profile`; `reserved_bytes` of its memory are no page cache.
-    pub fn new(
-        sim: &Simulation,
-        profile: &Profile,
-        network: &Network,
-        reserved_bytes: u64,
-        streams: &Streams,
-        recorder: &Recorder,
-    ) -> Self {
-        let node = &profile.storage_node;
+    /// A storage node; `reserved_bytes` of its memory are no page cache.
+    pub fn new(build: &Build<'_>, reserved_bytes: u64) -> Self {
+        let Build { sim, hardware, network, streams, recorder } = build;
+        let node = &hardware.storage_node;
         let track = |name: &str| recorder.track("storage node", name);
         let memory = DeviceProfile::Memory(node.memory.clone());
         let cache_bytes = node.memory_bytes.saturating_sub(reserved_bytes);
@@ -55,7 +63,7 @@ impl StorageNode {
             disk: Device::new(sim, "storage node disk", &node.disk, streams),
             memory: Device::new(sim, "storage node memory", &memory, streams),
             page_cache: PageCache::new(sim, "storage node page cache", cache_bytes),
-            server: NfsServer::new(sim, &profile.nfs, network, track("network port")),
+            server: NfsServer::new(sim, &hardware.nfs, network, track("network port")),
             places: Places { next: Cell::new(0) },
             readahead_bytes: node.readahead_bytes,
             disk_recorder: track("disk"),
@@ -132,18 +140,10 @@ pub struct Load {
 }
 
 impl ComputeNode {
-    /// Compute node `number` of `profile`.
-    pub fn new(
-        sim: &Simulation,
-        number: u32,
-        profile: &Profile,
-        network: &Network,
-        load: &Load,
-        storage: &StorageNode,
-        streams: &Streams,
-        recorder: &Recorder,
-    ) -> Self {
-        let node = &profile.compute_node;
+    /// Compute node `number`, which reads images from `storage`.
+    pub fn new(build: &Build<'_>, number: u32, load: &Load, storage: &StorageNode) -> Self {
+        let Build { sim, hardware, network, streams, recorder } = build;
+        let node = &hardware.compute_node;
         let name = format!("compute node {number}");
         let memory = DeviceProfile::Memory(node.memory.clone());
         let cache_bytes = node.memory_bytes.saturating_sub(load.reserved_bytes);
@@ -151,11 +151,11 @@ impl ComputeNode {
             disk: Device::new(sim, &format!("{name} disk"), &node.disk, streams),
             memory: Device::new(sim, &format!("{name} memory"), &memory, streams),
             page_cache: PageCache::new(sim, &format!("{name} page cache"), cache_bytes),
-            nfs: NfsClient::new(sim, &name, &profile.nfs, network, storage.server()),
+            nfs: NfsClient::new(sim, &name, &hardware.nfs, network, storage.server()),
             places: Places { next: Cell::new(0) },
             cache_mode: load.cache_mode,
             readahead_bytes: node.readahead_bytes,
-            nfs_readahead_bytes: profile.nfs.client_readahead_bytes,
+            nfs_readahead_bytes: hardware.nfs.client_readahead_bytes,
             disk_recorder: recorder.track(&name, "disk"),
         }
     }

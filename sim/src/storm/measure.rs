@@ -64,13 +64,17 @@ fn layers(site: &Site, chains: &[Rc<Chain>], base_bytes: u64) -> Vec<LayerUse> {
         }
         LayerUse { layer, asked_bytes, served_bytes }
     };
-    vec![
+    let mut layers = vec![
         LayerUse { layer: Layer::Overlay, asked_bytes: overlay + cache + base_bytes, served_bytes: overlay },
         LayerUse { layer: Layer::CacheImage, asked_bytes: cache + base_bytes, served_bytes: cache },
         LayerUse { layer: Layer::Base, asked_bytes: base_bytes, served_bytes: base_bytes },
         pages(Layer::ComputePageCache, &mut site.nodes.iter().map(ComputeNode::page_cache)),
         pages(Layer::StoragePageCache, &mut std::iter::once(site.storage.page_cache())),
-    ]
+    ];
+    if chains.iter().all(|chain| chain.below.cache.is_none()) {
+        layers.retain(|used| used.layer != Layer::CacheImage);
+    }
+    layers
 }
 
 fn resources(site: &Site, vms: &[VmOutcome], makespan: Span) -> Vec<ResourceUse> {

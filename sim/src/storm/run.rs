@@ -4,7 +4,7 @@ use super::measure::measure;
 use super::{BootOptions, Outcome, Recorder, Recording, Start, Storm, StormError, VmOutcome};
 use crate::deployment::{Chain, Place, Site, WarmCaches};
 use crate::engine::{Simulation, Span, Streams, Time};
-use crate::models::{ComputeNode, Load, StorageNode};
+use crate::models::{Build, ComputeNode, Load, StorageNode};
 use crate::vm::{BootPlan, issue};
 use rand::RngExt;
 use rand_distr::{Distribution, Triangular};
@@ -47,11 +47,10 @@ pub fn run(storm: &Storm<'_>) -> Result<Outcome, StormError> {
 fn build(storm: &Storm<'_>, sim: &Simulation, recorder: &Recorder) -> Site {
     let streams = Streams::new(storm.seed, storm.replication);
     let (hardware, network) = (storm.hardware, storm.network);
-    let reserved = storm.reserved_storage_memory();
-    let storage = StorageNode::new(sim, hardware, network, reserved, &streams, recorder);
+    let build = Build { sim, hardware, network, streams: &streams, recorder };
+    let storage = StorageNode::new(&build, storm.reserved_storage_memory());
     let load = Load { cache_mode: storm.cache_mode, reserved_bytes: storm.reserved_compute_memory() };
-    let node = |number| ComputeNode::new(sim, number, hardware, network, &load, &storage, &streams, recorder);
-    let nodes = (0..storm.nodes).map(node).collect();
+    let nodes = (0..storm.nodes).map(|number| ComputeNode::new(&build, number, &load, &storage)).collect();
     let guest = Rc::new(storm.guest.clone());
     let warm = WarmCaches::new(guest.clone(), storm.boot.recording, &streams);
     Site::new(guest, storm.deployment, storage, nodes, storm.images, warm, sim.runtime())
