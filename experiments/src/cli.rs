@@ -1,6 +1,6 @@
 //! The command line: its top level, and how errors leave the program.
 
-use crate::commands::{completions, img, quota, reproduce, trace};
+use crate::commands::{completions, img, quota, reproduce, run, sweep, trace};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use signal_hook::consts::SIGXFSZ;
@@ -21,6 +21,10 @@ pub struct Cli {
 enum Command {
     /// Regenerate the tables, figures and the report
     Reproduce(reproduce::Args),
+    /// Run a boot storm that a scenario file describes
+    Run(run::Args),
+    /// Run a scenario along axes; goes on where it was stopped
+    Sweep(sweep::Args),
     /// Look at recorded boots, or replay one through real images
     Trace(trace::Args),
     /// Find the smallest cache quota that serves boots without the base image
@@ -53,6 +57,8 @@ impl Command {
     fn run(self) -> anyhow::Result<ExitCode> {
         match self {
             Command::Reproduce(args) => reproduce::run(args),
+            Command::Run(args) => run::run(args),
+            Command::Sweep(args) => sweep::run(args),
             Command::Trace(args) => trace::run(args),
             Command::Quota(args) => quota::run(args),
             Command::Img(args) => img::run(args),

@@ -1,15 +1,21 @@
 //! `vmicache`: what cache images change for virtual machine boots.
 
+mod cells;
 mod cli;
 mod commands;
+mod did_you_mean;
 mod figures;
+mod inputs;
+mod memo;
 mod need;
 mod output;
 mod recording;
 mod reproduce;
 mod results;
+mod scenario;
 mod size;
 mod stats;
+mod sweep;
 mod terminal;
 mod units;
 

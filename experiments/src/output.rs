@@ -7,6 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
+/// How the name of a file begins that is not whole yet.
+pub const TEMPORARY: &str = ".vmicache-";
+
 /// A file to be written: its name within the folder, and its bytes.
 pub type Named = (String, Vec<u8>);
 
@@ -99,7 +102,7 @@ fn persist(file: NamedTempFile, target: &Path) -> anyhow::Result<()> {
 pub fn temporary(folder: &Path) -> io::Result<NamedTempFile> {
     // As readable as the umask lets any new file be.
     let file = tempfile::Builder::new()
-        .prefix(".vmicache-")
+        .prefix(TEMPORARY)
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(folder);
     file.map_err(without_path)

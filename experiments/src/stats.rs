@@ -65,9 +65,30 @@ fn half_width(values: &[f64], mean: f64) -> Option<f64> {
     Some(quantile * (variance / values.len() as f64).sqrt())
 }
 
+/// The `share` quantile of `sorted`, which rises: 0.5 for the median, 1 for the largest. Between two values it lies on
+/// the line from one to the other, as R's type 7 and numpy's default have it; without a value it is no number.
+pub fn quantile(sorted: &[f64], share: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let place = share.clamp(0.0, 1.0) * last as f64;
+    let below = (place as usize).min(last);
+    let (low, high) = (sorted[below], sorted[(below + 1).min(last)]);
+    low + (place - below as f64) * (high - low)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As numpy.quantile([1, 2, 4, 8], q) says.
+    #[test]
+    fn quantiles_lie_between_the_values() {
+        let values = [1.0, 2.0, 4.0, 8.0];
+        for (share, expected) in [(0.0, 1.0), (0.5, 3.0), (0.95, 7.4), (1.0, 8.0)] {
+            assert!((quantile(&values, share) - expected).abs() < 1e-12, "{share}");
+        }
+        assert_eq!(quantile(&[5.0], 0.99), 5.0);
+        assert!(quantile(&[], 0.5).is_nan());
+    }
 
     /// t(0.975; 5) = 2.570582 (tables); the standard deviation of 1…6 is √3.5.
     #[test]

@@ -26,6 +26,25 @@ pub fn mb_summary(summary: &Summary) -> String {
     format!("{mean}{half} MB ({min} to {max})")
 }
 
+/// `3.71 ± 0.02 s`: mean and half-width of the confidence interval.
+pub fn seconds_summary(summary: &Summary) -> String {
+    let half = summary.half_width.map(|half_width| format!(" ± {half_width:.2}")).unwrap_or_default();
+    format!("{:.2}{half} s", summary.mean)
+}
+
+/// `9.3 ± 0.2 %`: mean and half-width of a share.
+pub fn percent_summary(share: &Summary) -> String {
+    let half = share.half_width.map(|half_width| format!(" ± {:.1}", half_width * 100.0)).unwrap_or_default();
+    format!("{:.1}{half} %", share.mean * 100.0)
+}
+
+/// `+9.3 ± 0.2 %`, `−4.0 ± 0.1 %`: the same of a share that something has grown by.
+pub fn growth(share: &Summary) -> String {
+    let size = Summary { mean: share.mean.abs(), ..*share };
+    let sign = if share.mean < 0.0 { "−" } else { "+" };
+    format!("{sign}{}", percent_summary(&size))
+}
+
 /// `512 B`, `4 KiB`, `2 GiB`: sizes that are round in binary.
 pub fn cluster(bytes: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
@@ -64,6 +83,10 @@ mod tests {
         assert_eq!([512, 1536, 4096, 1 << 31].map(cluster), ["512 B", "1536 B", "4 KiB", "2 GiB"]);
         assert_eq!([65_590_000.0, 457_000.0, 0.0].map(mb), ["65.59 MB", "0.457 MB", "0.00 MB"]);
         assert_eq!((megabytes(-1_884_000.0, 2), megabytes(-1.0, 2)), ("−1.88".into(), "0.00".into()));
+        let share = Summary::of([-0.041, -0.039]).unwrap();
+        assert_eq!((percent_summary(&share), growth(&share)), ("-4.0 ± 1.3 %".into(), "−4.0 ± 1.3 %".into()));
+        assert_eq!(growth(&Summary::of([0.5]).unwrap()), "+50.0 %");
+        assert_eq!(seconds_summary(&Summary::of([1.0, 1.0]).unwrap()), "1.00 ± 0.00 s");
         assert_eq!([0.166, 0.006_99].map(percent), ["16.6 %", "0.70 %"]);
         assert_eq!([0.1, 0.005].map(set_percent), ["10 %", "0.5 %"]);
     }

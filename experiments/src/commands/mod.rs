@@ -4,4 +4,6 @@ pub mod completions;
 pub mod img;
 pub mod quota;
 pub mod reproduce;
+pub mod run;
+pub mod sweep;
 pub mod trace;

@@ -1,7 +1,9 @@
-//! `vmicache reproduce`: tables, figures and the report, from the recorded boots.
+//! `vmicache reproduce`: tables, figures and the report, from the recorded boots and storms of them.
 
+use crate::cells::Cells;
+use crate::inputs::{find_traces, load_guests};
 use crate::output::Folder;
-use crate::reproduce::{Cells, Experiment, Plan, files, find_traces, load_guests, run as run_plan};
+use crate::reproduce::{Experiment, Plan, files, run as run_plan};
 use crate::terminal::print;
 use clap::value_parser;
 use std::path::PathBuf;
@@ -19,7 +21,7 @@ pub struct Args {
     /// Only these experiments, separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',', ignore_case = true)]
     only: Vec<Experiment>,
-    /// Fewer boots, cluster sizes and quotas
+    /// Fewer boots, cluster sizes and quotas, and small storms, on which no claim is judged
     #[arg(long)]
     quick: bool,
     /// Threads to run cells on, at most 1024; by default one a processor

@@ -1,6 +1,6 @@
 //! Recorded boots: where on the disk they read and write over time, and how long the guest computes between.
 
-use super::plot::{Axis, Curve, axes, draw_curve, legend};
+use super::plot::{Axis, Band, Curve, axes, draw_curve, legend};
 use super::style::{Canvas, Drawing, GRID, INK, LOOKS, Look, Marker, Style};
 use crate::stats::Summary;
 use crate::units::MB;
@@ -82,7 +82,9 @@ impl BootTrace {
             let x = f64::from(decade);
             chart.draw_series(LineSeries::new([(x, 0.0), (x, 100.0)], style.stroke(GRID, 0.8)))?;
         }
-        self.boots.iter().try_for_each(|boot| draw_curve(&mut chart, style, &boot.curve, boot.look))
+        self.boots
+            .iter()
+            .try_for_each(|boot| draw_curve(&mut chart, style, &boot.curve, Band::Range, boot.look))
     }
 
     /// Says what the marks mean and names the boots.

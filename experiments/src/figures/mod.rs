@@ -1,5 +1,6 @@
 //! Figures that a journal can print, as PNG and SVG.
 
+pub mod boot_times;
 pub mod boot_trace;
 mod plot;
 pub mod quota_need;
@@ -7,4 +8,4 @@ mod style;
 pub mod traffic;
 
 pub use plot::Curve;
-pub use style::{FONT, FONT_REGULAR, FONT_SEMIBOLD, Picture, render};
+pub use style::{FONT, FONT_REGULAR, FONT_SEMIBOLD, LOOKS, Look, Picture, REFERENCE, render};

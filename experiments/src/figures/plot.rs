@@ -25,6 +25,25 @@ pub struct Curve {
     pub points: Vec<(f64, Summary)>,
 }
 
+/// What the band around a curve's means shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Band {
+    /// From the smallest to the largest replication.
+    Range,
+    /// The 95 % confidence interval of the mean.
+    Interval,
+}
+
+impl Band {
+    /// Its ends at one point.
+    fn ends(self, at: &Summary) -> (f64, f64) {
+        match self {
+            Band::Range => (at.min, at.max),
+            Band::Interval => (at.low(), at.high()),
+        }
+    }
+}
+
 /// What stands beside an axis, and its range.
 pub struct Axis<'a> {
     /// The quantity with its unit.
@@ -94,17 +113,23 @@ fn number(value: &f64) -> String {
     format!("{}", rounded + 0.0)
 }
 
-/// Draws the curve's band from the smallest to the largest value, then its mean with markers.
+/// Draws the curve's band, then its mean with markers.
 ///
 /// # Errors
 /// If the backend fails.
-pub fn draw_curve<DB>(chart: &mut Chart<DB>, style: Style, curve: &Curve, look: Look) -> anyhow::Result<()>
+pub fn draw_curve<DB>(
+    chart: &mut Chart<DB>,
+    style: Style,
+    curve: &Curve,
+    band: Band,
+    look: Look,
+) -> anyhow::Result<()>
 where
     DB: DrawingBackend,
     DB::ErrorType: 'static,
 {
-    let lower = curve.points.iter().map(|(x, y)| (*x, y.min));
-    let upper = curve.points.iter().rev().map(|(x, y)| (*x, y.max));
+    let lower = curve.points.iter().map(|(x, y)| (*x, band.ends(y).0));
+    let upper = curve.points.iter().rev().map(|(x, y)| (*x, band.ends(y).1));
     let band = Polygon::new(lower.chain(upper).collect::<Vec<_>>(), look.colour.mix(BAND_OPACITY).filled());
     chart.draw_series([band])?;
     let mean = || curve.points.iter().map(|(x, y)| (*x, y.mean));

@@ -1,6 +1,6 @@
 //! T2: the smallest sufficient quota by cluster size, and how much of it is guest data.
 
-use super::plot::{Axis, Curve, axes, draw_curve, legend};
+use super::plot::{Axis, Band, Curve, axes, draw_curve, legend};
 use super::style::{Canvas, Drawing, LOOKS, Look, REFERENCE, Style};
 use crate::units::cluster;
 use plotters::prelude::DrawingBackend;
@@ -39,9 +39,9 @@ impl QuotaNeed {
         let x = Axis { title: "cluster size of the cache image", range: left..right, number: &cluster_at };
         let y = Axis::plain("size (MB)", bottom - room..top + room);
         let mut chart = axes(canvas, style, None, x, y)?;
-        draw_curve(&mut chart, style, &self.reference, REFERENCE)?;
+        draw_curve(&mut chart, style, &self.reference, Band::Range, REFERENCE)?;
         for (curve, look) in self.curves.iter().zip(LOOKS) {
-            draw_curve(&mut chart, style, curve, look)?;
+            draw_curve(&mut chart, style, curve, Band::Range, look)?;
         }
         Ok(())
     }

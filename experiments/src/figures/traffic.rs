@@ -1,6 +1,6 @@
 //! F4: traffic at the storage node against quota, by cluster size.
 
-use super::plot::{Axis, Curve, axes, draw_curve, legend};
+use super::plot::{Axis, Band, Curve, axes, draw_curve, legend};
 use super::style::{Canvas, Drawing, LOOKS, Look, REFERENCE, Style};
 use crate::stats::Summary;
 use plotters::prelude::DrawingBackend;
@@ -41,10 +41,10 @@ impl Traffic {
         let y = Axis::plain("read from the base image (MB)", 0.0..top);
         let mut chart = axes(canvas, style, Some(heading), x, y)?;
         for (curve, look) in curves.iter().zip(LOOKS) {
-            draw_curve(&mut chart, style, curve, look)?;
+            draw_curve(&mut chart, style, curve, Band::Range, look)?;
         }
         let plain = Curve { label: String::new(), points: vec![(0.0, self.plain), (right, self.plain)] };
-        draw_curve(&mut chart, style, &plain, REFERENCE)
+        draw_curve(&mut chart, style, &plain, Band::Range, REFERENCE)
     }
 }
 

@@ -1,8 +1,8 @@
 //! F4: traffic at the storage node against quota, by cluster size, cold and warm.
 
-use super::cells::Cells;
-use super::inputs::{Boot, Guest};
 use super::plan::Plan;
+use crate::cells::Cells;
+use crate::inputs::{Boot, Guest};
 use crate::need::empty_cache_bytes;
 use crate::stats::Summary;
 use anyhow::Context;

@@ -1,21 +1,20 @@
-//! The experiments on recorded boots: their tables, figures, claims and report.
+//! The experiments on recorded boots and boot storms: their tables, figures, claims and report.
 
-mod cells;
 mod claims;
 mod f4;
-mod inputs;
 mod pictures;
 mod plan;
 mod report;
 mod sections;
+mod storms;
 mod t1;
 mod t2;
 mod tables;
 
-pub use cells::Cells;
-pub use inputs::{Guest, find_traces, load_guests};
 pub use plan::{Experiment, Plan};
 
+use crate::cells::Cells;
+use crate::inputs::Guest;
 use crate::output::Named;
 
 /// What the boots of one guest gave; `None` for what has not been run.
@@ -25,6 +24,7 @@ pub struct GuestResults<'a> {
     needs: Option<Vec<t2::NeedRow<'a>>>,
     pairs: Option<Vec<t2::PairRow<'a>>>,
     f4: Option<Vec<f4::Row<'a>>>,
+    storms: Option<storms::Storms>,
 }
 
 /// Runs what `plan` has for every guest.
@@ -40,6 +40,7 @@ pub fn run<'a>(guests: &'a [Guest], plan: &Plan, cells: &Cells) -> anyhow::Resul
             needs: t2.then(|| t2::needs(guest, plan, cells)).transpose()?,
             pairs: t2.then(|| t2::pairs(guest, plan, cells)).transpose()?,
             f4: f4.then(|| f4::run(guest, plan, cells)).transpose()?,
+            storms: storms::run(guest, plan, cells)?,
         })
     });
     results.collect()

@@ -1,7 +1,7 @@
 //! The figures of a run.
 
 use super::plan::Experiment;
-use super::{GuestResults, f4, t2};
+use super::{GuestResults, f4, storms, t2};
 use crate::figures::quota_need::{QuotaNeed, abscissa};
 use crate::figures::traffic::Traffic;
 use crate::figures::{Curve, Picture, render};
@@ -41,6 +41,12 @@ pub fn all(results: &[GuestResults]) -> anyhow::Result<Vec<Figure>> {
         }
         if let Some(traffic) = result.f4.as_deref().and_then(|rows| traffic(result, rows)) {
             add(Experiment::F4, render(&traffic)?);
+        }
+        let Some(storms) = &result.storms else { continue };
+        for experiment in Experiment::ALL {
+            if let Some(figure) = storms::figure(storms, experiment, &result.guest.title) {
+                add(experiment, render(&figure)?);
+            }
         }
     }
     Ok(figures)

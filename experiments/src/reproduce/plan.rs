@@ -13,19 +13,67 @@ pub enum Experiment {
     /// Smallest quota that makes later boots read nothing from the base image
     #[value(name = "T2")]
     T2,
+    /// Boot time against the number of nodes, plain overlays
+    #[value(name = "F1")]
+    F1,
+    /// Boot time against the number of images, plain overlays
+    #[value(name = "F2")]
+    F2,
+    /// Cold and warm boot time against quota
+    #[value(name = "F3")]
+    F3,
     /// Traffic at the storage node against quota, by cluster size
     #[value(name = "F4")]
     F4,
+    /// F1 with caches on the compute nodes' disks
+    #[value(name = "F5")]
+    F5,
+    /// F2 with caches on the compute nodes' disks
+    #[value(name = "F6")]
+    F6,
+    /// F2 with warm caches in the storage node's memory
+    #[value(name = "F7")]
+    F7,
 }
 
 impl Experiment {
     /// Every experiment, in the order of the report.
-    pub const ALL: [Experiment; 3] = [Experiment::T1, Experiment::T2, Experiment::F4];
+    pub const ALL: [Experiment; 9] = [
+        Experiment::T1,
+        Experiment::T2,
+        Experiment::F1,
+        Experiment::F2,
+        Experiment::F3,
+        Experiment::F4,
+        Experiment::F5,
+        Experiment::F6,
+        Experiment::F7,
+    ];
+
+    /// Its name, as files are called by it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Experiment::T1 => "T1",
+            Experiment::T2 => "T2",
+            Experiment::F1 => "F1",
+            Experiment::F2 => "F2",
+            Experiment::F3 => "F3",
+            Experiment::F4 => "F4",
+            Experiment::F5 => "F5",
+            Experiment::F6 => "F6",
+            Experiment::F7 => "F7",
+        }
+    }
+
+    /// Whether it runs boot storms.
+    pub fn has_storms(self) -> bool {
+        !matches!(self, Experiment::T1 | Experiment::T2 | Experiment::F4)
+    }
 }
 
 impl fmt::Display for Experiment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+        f.write_str(self.name())
     }
 }
 

@@ -1,9 +1,9 @@
 //! The report: one page that needs nothing beside itself.
 
-use super::claims::{self, Claim, Judgement, Mark, Rule};
+use super::claims::{self, Claim, JudgedAt, Judgement, Mark, Rule};
 use super::pictures::Figure;
 use super::plan::{Experiment, Plan};
-use super::{GuestResults, sections};
+use super::{GuestResults, sections, storms};
 use crate::figures::{FONT, FONT_REGULAR, FONT_SEMIBOLD};
 use crate::units::counted;
 use base64::Engine;
@@ -23,10 +23,12 @@ struct Judged<'r, 'a> {
 /// # Errors
 /// If the claims are not right.
 pub fn page(results: &[GuestResults], figures: &[Figure], plan: &Plan) -> anyhow::Result<String> {
-    let judged: Vec<Judged> = claims::load()?
+    let (at, claims) = claims::load()?;
+    let judged: Vec<Judged> = claims
         .into_iter()
         .map(|claim| {
-            let verdicts = results.iter().filter_map(|result| Some((result, claim.judge(result)?))).collect();
+            let judge = |result| Some((result, claim.judge(result, &at)?));
+            let verdicts = results.iter().filter_map(judge).collect();
             Judged { claim, verdicts }
         })
         .collect();
@@ -36,23 +38,30 @@ pub fn page(results: &[GuestResults], figures: &[Figure], plan: &Plan) -> anyhow
             head {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
-                title { "Recorded boots through cache images" }
+                title { "Boots and boot storms through cache images" }
                 style { (PreEscaped(font_face("400", FONT_REGULAR))) (PreEscaped(font_face("600", FONT_SEMIBOLD))) (PreEscaped(STYLE)) }
             }
             body {
                 (heading(results, plan))
-                (summary(results, &judged))
+                (summary(results, &judged, &at))
                 @for result in results {
                     (sections::guest(result, figures))
                 }
-                (claims_section(&judged))
+                (claims_section(&judged, &at))
                 (assumptions())
+                @for storms in storms_of(results).take(1) { (storms::hardware(storms)) }
                 (regenerate(plan))
+                @for storms in storms_of(results) { (storms::inputs(storms)) }
                 (inputs(results))
             }
         }
     };
     Ok(page.into_string())
+}
+
+/// The boot storms of every guest that has been through some.
+fn storms_of<'r>(results: &'r [GuestResults]) -> impl Iterator<Item = &'r storms::Storms> {
+    results.iter().filter_map(|result| result.storms.as_ref())
 }
 
 fn font_face(weight: &str, font: &[u8]) -> String {
@@ -64,10 +73,10 @@ fn font_face(weight: &str, font: &[u8]) -> String {
 
 fn heading(results: &[GuestResults], plan: &Plan) -> Markup {
     html! {
-        h1 { "Recorded boots through cache images" }
+        h1 { "Boots and boot storms through cache images" }
         p.quiet {
-            "What a boot reads, what a cache image of a given quota and cluster size changes, and how large the \
-             quota must be. vmicache " (env!("CARGO_PKG_VERSION")) ", " (plan.scope()) " run of "
+            "What a boot reads, what a cache image of a given quota and cluster size changes, how large the quota must \
+             be, and how long many boots at once take with and without caches. vmicache " (env!("CARGO_PKG_VERSION")) ", " (plan.scope()) " run of "
             @for (i, experiment) in plan.experiments.iter().enumerate() {
                 @if i > 0 { ", " } (experiment)
             }
@@ -77,21 +86,24 @@ fn heading(results: &[GuestResults], plan: &Plan) -> Markup {
                 (result.guest.title) ", " (counted(result.guest.boots.len(), "recorded boot"))
             }
             "."
-            @if plan.quick { " A quick run has fewer boots, cluster sizes and quotas; quote the full one." }
+            @if plan.quick {
+                " A quick run has fewer boots, cluster sizes and quotas, and small storms, on which no claim is judged; \
+                 quote the full one."
+             }
         }
     }
 }
 
-fn summary(results: &[GuestResults], judged: &[Judged]) -> Markup {
+fn summary(results: &[GuestResults], judged: &[Judged], at: &JudgedAt) -> Markup {
     html! {
         h2 { "Summary" }
         @for result in results {
-            ul { @for line in sections::findings(result) { li { (line) } } }
+            ul { @for line in sections::findings(result, at) { li { (line) } } }
         }
         div.table { table {
             thead { tr { th { "Claim" } th { "Source" } th { "Verdict" } th { "Guest" } th { "What is claimed" } } }
             tbody {
-                @for Judged { claim, verdicts } in judged.iter().filter(|judged| bears(&judged.claim)) {
+                @for Judged { claim, verdicts } in judged {
                     @for (result, judgement) in verdicts {
                         tr {
                             td { a href={ "#" (claim.id) } { (claim.id) } }
@@ -117,21 +129,21 @@ fn summary(results: &[GuestResults], judged: &[Judged]) -> Markup {
     }
 }
 
-/// Whether these experiments have anything to do with the claim.
-fn bears(claim: &Claim) -> bool {
-    !matches!(claim.rule, Rule::NeedsAClock)
-}
-
 /// What stands in the place of a verdict where there is none.
 fn without_results(claim: &Claim) -> String {
     match claim.rule {
         Rule::NotTestableHere { .. } => claims::Verdict::NotTestableHere.to_string(),
-        Rule::NeedsAClock => "needs a clock".to_owned(),
         _ => {
             let needs: Vec<String> = claim.needs.iter().map(Experiment::to_string).collect();
-            format!("not judged: needs {}", needs.join(", "))
+            let full = if needs_storms(claim) { " in full" } else { "" };
+            format!("not judged: needs {}{full}", needs.join(", "))
         }
     }
+}
+
+/// Whether a claim is judged by boot storms, which a quick run has only small ones of.
+fn needs_storms(claim: &Claim) -> bool {
+    claim.needs.iter().any(|experiment| experiment.has_storms())
 }
 
 fn verdict(judgement: &Judgement) -> Markup {
@@ -149,17 +161,17 @@ fn marks() -> &'static str {
      a deviation from it is nobody's error."
 }
 
-fn claims_section(judged: &[Judged]) -> Markup {
+fn claims_section(judged: &[Judged], at: &JudgedAt) -> Markup {
     html! {
         h2 { "Claims" }
         p { "Each verdict follows from the results by a rule that stands, with its thresholds, in "
-            code { "paper/claims.toml" } ". It holds for the guest it names, and for no other." }
-        @for Judged { claim, verdicts } in judged.iter().filter(|judged| bears(&judged.claim)) {
+            code { "paper/claims.toml" } ". It holds for the guest it names, and for no other. " (claims::storms_in_words(at)) }
+        @for Judged { claim, verdicts } in judged {
             div class={ "claim " (claim.mark) } id=(claim.id) {
                 p { strong { (claim.id) } " " (mark(claim.mark)) }
                 blockquote { (claim.text) }
                 @if let Some(scope) = &claim.scope { p.quiet { "Judged here: " (scope) "." } }
-                p.quiet { "Rule: " (rule(&claim.rule)) }
+                p.quiet { "Rule: " (claims::in_words(&claim.rule, at)) }
                 @for (result, judgement) in verdicts {
                     p { (verdict(judgement)) " on " (result.guest.title) " ("
                         (counted(result.guest.boots.len(), "boot")) ")."
@@ -175,50 +187,6 @@ fn claims_section(judged: &[Judged]) -> Markup {
                 }
             }
         }
-        @let later: Vec<&Claim> = judged.iter().map(|judged| &judged.claim).filter(|claim| !bears(claim)).collect();
-        p.quiet {
-            "Claims about time, which replays without a clock say nothing about: "
-            @for (i, claim) in later.iter().enumerate() {
-                @if i > 0 { ", " } (claim.id) " " (mark(claim.mark))
-            }
-            "."
-        }
-    }
-}
-
-/// The rule in words, with its thresholds.
-fn rule(rule: &Rule) -> String {
-    use crate::units::{cluster, mb, set_percent};
-    match rule {
-        Rule::QuotaSuffices { quota_bytes } => format!(
-            "reproduced if, at every cluster size, a quota of {} ({quota_bytes} bytes, the patch's own example) holds \
-             what all boots read, one after the other; partly if it holds what any single boot reads.",
-            mb(*quota_bytes as f64)
-        ),
-        Rule::WarmReadsNothing { most_share } => format!(
-            "reproduced if the boot that warmed the cache reads nothing when it is repeated, and no boot after any \
-             other reads more than {} of the plain overlay's traffic; partly if the mean over the pairs stays below.",
-            set_percent(*most_share)
-        ),
-        Rule::SmallWorkingSet { most_share } => format!(
-            "reproduced if every boot's working set is at most {} of what the image has allocated, at every \
-             granularity; partly if it is at most that share of the virtual disk.",
-            set_percent(*most_share)
-        ),
-        Rule::SmallClustersSave { larger_cluster_bytes, smaller_cluster_bytes } => format!(
-            "cold minus plain, boot by boot, at the largest quota: reproduced if the 95 % confidence interval of the \
-             mean lies above zero at clusters of {} and reaches nowhere above zero at {}; partly if one holds; not \
-             testable with a single boot, which has no interval.",
-            cluster(*larger_cluster_bytes),
-            cluster(*smaller_cluster_bytes)
-        ),
-        Rule::FallsThenFlat { tolerance_share } => format!(
-            "warm boots, mean against quota: reproduced if, at every cluster size, no step up to the smallest \
-             sufficient quota rises by more than {0} of the plain overlay's traffic, the last point lies below the \
-             first, and all points beyond differ by no more than {0}; partly if either half holds throughout.",
-            set_percent(*tolerance_share)
-        ),
-        Rule::NotTestableHere { .. } | Rule::NeedsAClock => "none; no result here bears on it.".to_owned(),
     }
 }
 
@@ -232,16 +200,30 @@ fn assumptions() -> Markup {
                   recorded in the same way, and of no other guest. It is Student's 95 % interval of the mean; the \
                   range beside it is from the smallest to the largest boot." }
             li { "A request of a recording is issued once the one that it waited for, as far as the recording tells, \
-                  has been answered. No time passes between them, so nothing here depends on how fast anything is." }
+                  has been answered. In T1, T2 and F4 no time passes, so nothing there depends on how fast anything is. \
+                  In boot storms the guest computes between the two for its think time." }
             li { "The boots were recorded from the first request of the BIOS to a marker after multi-user.target. \
                   What the guest reads later is not in them." }
             li { "The chain is base ← cache ← overlay, the overlay fresh for every boot, with clusters of 64 KiB. \
                   The quota bounds the length of the cache's file, data and metadata together." }
             li { "A quota below the empty image's own metadata is refused when the image is made, so the curves \
                   begin there." }
+            li { "Boot storms run the same images on simulated disks and page caches behind a simulated network. A boot \
+                  takes from the start of the virtual machine to the completion of its last request; its points in the \
+                  figures are means over the virtual machines of a run, then over replications." }
+            li { "The boots were recorded under emulation, where the guest computes for longer than on a real processor. \
+                  How long it computes is therefore a stated parameter: the think times of each recording are scaled to \
+                  so many CPU seconds, and F1 and F5 show how the results move with it." }
+            li { "Virtual machines of a storm do not run in step: each replays a recorded boot that is drawn for it, \
+                  with noise on its think times, and starts at a moment of its own. Intervals of storms are across \
+                  replications, never across the virtual machines of one; differences are paired, replication by \
+                  replication, under the same random numbers." }
+            li { "A warm cache is one that an earlier boot of the same image has filled. When a storm begins, page \
+                  caches are empty; caches in memory are in memory." }
+            li { "The hardware of the storms is described as far as it is recalled or published; what is assumed is \
+                  marked in its table. No boot time here has been compared with that hardware." }
         }
-        p { "Not covered: subclusters (extended L2), the patch's own accounting of the quota, and whatever needs a \
-             clock." }
+        p { "Not covered: subclusters (extended L2), and the patch's own accounting of the quota." }
     }
 }
 
@@ -267,9 +249,12 @@ fn inputs(results: &[GuestResults]) -> Markup {
             tbody {
                 @for result in results {
                     tr { td { (result.guest.name) " (description)" } td.hash { (result.guest.sha256) } }
-                    @for boot in &result.guest.boots {
+                    @for boot in result.guest.boots.iter().chain(&result.guest.slowed) {
                         tr { td { (boot.name) } td.hash { (boot.sha256) } }
                     }
+                }
+                @for storms in storms_of(results).take(1) {
+                    tr { td { "hardware profile " (storms.hardware().profile.name) } td.hash { (storms.hardware().sha256) } }
                 }
                 tr { td { "claims" } td.hash { (claims::digest()) } }
             }

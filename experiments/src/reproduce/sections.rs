@@ -1,15 +1,16 @@
 //! The report's sections on one guest: findings, tables and figures with their captions.
 
+use super::claims::JudgedAt;
 use super::pictures::Figure;
 use super::plan::Experiment;
-use super::{GuestResults, f4, t1, t2};
+use super::{GuestResults, f4, storms, t1, t2};
 use crate::stats::Summary;
 use crate::units::{cluster, counted, mb, mb_summary, megabytes, percent};
 use maud::{Markup, PreEscaped, html};
 use vmicache_sim::replay::Layout;
 
 /// What matters most, in a sentence each.
-pub fn findings(result: &GuestResults) -> Vec<String> {
+pub fn findings(result: &GuestResults, at: &JudgedAt) -> Vec<String> {
     let mut findings = Vec::new();
     if let Some((granularity, set)) =
         result.t1.as_deref().and_then(|rows| t1::summaries(rows).into_iter().next())
@@ -59,6 +60,9 @@ pub fn findings(result: &GuestResults) -> Vec<String> {
             ));
         }
     }
+    if let Some(storms) = &result.storms {
+        findings.extend(storms::findings(storms, at.cpu_seconds));
+    }
     findings
 }
 
@@ -70,7 +74,13 @@ pub fn guest(result: &GuestResults, figures: &[Figure]) -> Markup {
         @if let (Some(needs), Some(pairs)) = (&result.needs, &result.pairs) {
             (quotas(result, needs, pairs, of(Experiment::T2)))
         }
-        @if let Some(rows) = &result.f4 { (traffic(result, rows, of(Experiment::F4))) }
+        @for experiment in Experiment::ALL {
+            @match (experiment, &result.f4, &result.storms) {
+                (Experiment::F4, Some(rows), _) => (traffic(result, rows, of(experiment))),
+                (_, _, Some(storms)) => (storms::section(storms, experiment, &result.guest.title, of(experiment)).unwrap_or_default()),
+                _ => {},
+            }
+        }
     }
 }
 
@@ -203,7 +213,8 @@ fn traffic(result: &GuestResults, rows: &[f4::Row], figure: Option<&Figure>) -> 
     }
 }
 
-fn picture(figure: &Figure, class: &str, caption: Markup) -> Markup {
+/// A figure with its caption.
+pub fn picture(figure: &Figure, class: &str, caption: Markup) -> Markup {
     html! {
         figure class=(class) {
             (PreEscaped(&figure.picture.svg))

@@ -1,8 +1,8 @@
 //! T1: the read working set of a boot.
 
-use super::cells::Cells;
-use super::inputs::{Boot, Guest};
 use super::plan::Plan;
+use crate::cells::Cells;
+use crate::inputs::{Boot, Guest};
 use crate::stats::Summary;
 use std::collections::BTreeMap;
 use vmicache_format::trace::working_set;

@@ -1,8 +1,8 @@
 //! T2: the smallest quota after which later boots read nothing from the base image.
 
-use super::cells::Cells;
-use super::inputs::{Boot, Guest};
 use super::plan::Plan;
+use crate::cells::Cells;
+use crate::inputs::{Boot, Guest};
 use crate::need::Need;
 use crate::stats::Summary;
 use anyhow::Context;

@@ -1,8 +1,8 @@
 //! The rows of the experiments as tables, each row with where it comes from.
 
-use super::inputs::{Boot, Guest};
 use super::plan::{Experiment, Plan};
-use super::{GuestResults, f4, t1, t2};
+use super::{GuestResults, f4, storms, t1, t2};
+use crate::inputs::{Boot, Guest};
 use crate::results::Table;
 use vmicache_sim::replay::{Layout, Outcome};
 
@@ -39,6 +39,8 @@ pub fn all(results: &[GuestResults], plan: &Plan) -> Vec<Table> {
     if plan.runs(Experiment::F4) {
         tables.push(f4(&rows(results, |result| result.f4.as_deref()), plan));
     }
+    let all: Vec<&storms::Storms> = results.iter().filter_map(|result| result.storms.as_ref()).collect();
+    tables.extend(plan.experiments.iter().filter_map(|experiment| storms::table(&all, *experiment, plan)));
     tables
 }
 

@@ -24,6 +24,12 @@ impl Table {
         self.column(Series::new(name.into(), values.into_iter().map(Into::into).collect::<Vec<String>>()))
     }
 
+    /// Adds a column of text, empty where there is none.
+    pub fn text_if<T: Into<String>>(self, name: &str, values: impl IntoIterator<Item = Option<T>>) -> Table {
+        let values: Vec<Option<String>> = values.into_iter().map(|value| value.map(Into::into)).collect();
+        self.column(Series::new(name.into(), values))
+    }
+
     /// Adds a column of whole numbers.
     pub fn count(self, name: &str, values: impl IntoIterator<Item = u64>) -> Table {
         self.column(Series::new(name.into(), values.into_iter().collect::<Vec<u64>>()))
@@ -37,6 +43,11 @@ impl Table {
     /// Adds a column of real numbers.
     pub fn real(self, name: &str, values: impl IntoIterator<Item = f64>) -> Table {
         self.column(Series::new(name.into(), values.into_iter().collect::<Vec<f64>>()))
+    }
+
+    /// Adds a column of real numbers, empty where there is none.
+    pub fn real_if(self, name: &str, values: impl IntoIterator<Item = Option<f64>>) -> Table {
+        self.column(Series::new(name.into(), values.into_iter().collect::<Vec<Option<f64>>>()))
     }
 
     /// The table's CSV and Parquet files, each with its name. Both hold the same rows, and the same table

@@ -1,14 +1,14 @@
-//! What the experiments start from: guests, and the boots that were recorded of them.
+//! Guests, and the boots that were recorded of them.
 
+use super::{find_above, sha256};
 use crate::recording;
-use crate::units::hex;
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use vmicache_format::trace::Trace;
+use vmicache_format::trace::{Dependencies, Trace};
+use vmicache_sim::storm;
 
 /// Where the recorded boots lie in the repository.
 const TRACES: &str = "data/traces";
@@ -28,6 +28,24 @@ pub struct Guest {
     pub sha256: String,
     /// The recorded boots: the replications.
     pub boots: Vec<Boot>,
+    /// Boots on slowed storage, no replications: which request waits for which is learnt from them.
+    pub slowed: Vec<Boot>,
+}
+
+impl Guest {
+    /// The guest as boot storms replay it.
+    pub fn replayed(&self) -> storm::Guest {
+        let slowed: Vec<Trace> = self.slowed.iter().map(|boot| boot.trace.clone()).collect();
+        let learn = |boot: &Boot| {
+            let dependencies = Dependencies::learn(&boot.trace, &slowed).dependencies;
+            (boot.trace.clone(), dependencies)
+        };
+        storm::Guest {
+            disk_bytes: self.disk_bytes,
+            allocated_bytes: self.allocated_bytes,
+            boots: self.boots.iter().map(learn).collect(),
+        }
+    }
 }
 
 /// One recorded boot.
@@ -50,6 +68,8 @@ struct Description {
     disk_bytes: u64,
     allocated_bytes: u64,
     boots: Vec<String>,
+    #[serde(default)]
+    slowed: Vec<String>,
 }
 
 /// The folder of recorded boots: `given`, or `data/traces` in the current folder or the nearest one above.
@@ -65,14 +85,7 @@ pub fn find_traces(given: Option<&Path>) -> anyhow::Result<PathBuf> {
         );
         return Ok(folder.to_path_buf());
     }
-    let here = std::env::current_dir().context("the current folder cannot be found")?;
-    here.ancestors().map(|folder| folder.join(TRACES)).find(|folder| folder.is_dir()).with_context(|| {
-        format!(
-            "no {TRACES} in {} or in a folder above it; run this inside the repository, or name the folder \
-             of recorded boots with --data",
-            here.display()
-        )
-    })
+    find_above(TRACES, "the folder of recorded boots with --data")
 }
 
 /// Reads every guest that a `.toml` file in `folder` describes, in the order of their files' names, each with
@@ -110,7 +123,7 @@ fn load_guest(path: &Path, most_boots: usize) -> anyhow::Result<Guest> {
         std::str::from_utf8(&bytes).with_context(|| format!("{} is not UTF-8 text", path.display()))?;
     let description: Description =
         toml::from_str(text).with_context(|| format!("{} does not describe a guest", path.display()))?;
-    let Description { name, title, disk_bytes, allocated_bytes, boots } = description;
+    let Description { name, title, disk_bytes, allocated_bytes, boots, slowed } = description;
     ensure!(
         !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)),
         "{}: name is {name:?}; letters, digits and any of - _ . would be right, for files are called by it",
@@ -128,15 +141,16 @@ fn load_guest(path: &Path, most_boots: usize) -> anyhow::Result<Guest> {
         path.display()
     );
     let folder = path.parent().unwrap_or(Path::new(""));
-    let boots = boots
-        .iter()
-        .take(most_boots)
-        .map(|file| load_boot(&folder.join(file), disk_bytes))
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    if let Some(name) = repeated(boots.iter().map(|boot| boot.name.as_str())) {
-        bail!("{}: boots has {name} twice; a boot counts once", path.display());
+    let load = |files: &[String]| {
+        let boots = files.iter().map(|file| load_boot(&folder.join(file), disk_bytes));
+        boots.collect::<anyhow::Result<Vec<_>>>()
+    };
+    let boots = load(boots.get(..most_boots).unwrap_or(&boots))?;
+    let slowed = load(&slowed)?;
+    if let Some(name) = repeated(boots.iter().chain(&slowed).map(|boot| boot.name.as_str())) {
+        bail!("{}: boots has {name} twice, or slowed has it again; a boot counts once", path.display());
     }
-    Ok(Guest { name, title, disk_bytes, allocated_bytes, sha256: sha256(&bytes), boots })
+    Ok(Guest { name, title, disk_bytes, allocated_bytes, sha256: sha256(&bytes), boots, slowed })
 }
 
 /// The first of `names` that was there before.
@@ -153,11 +167,10 @@ fn load_boot(path: &Path, disk_bytes: u64) -> anyhow::Result<Boot> {
     Ok(Boot { name: recording::name(path), sha256: sha256(&bytes), trace })
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+/// The bytes of a file.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// SHA-256 of `bytes` in hexadecimal.
-pub fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
 }
