@@ -135,7 +135,11 @@ pub(super) struct Census {
 
 impl Census {
     /// Carries the integral on to `now`.
+    #[inline]
     pub fn settle(&mut self, now: Time) {
+        if now == self.last {
+            return;
+        }
         let span = now.since(self.last).picoseconds();
         self.area += i128::from(self.present) * i128::from(span);
         self.last = now;

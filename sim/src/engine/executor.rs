@@ -224,7 +224,11 @@ impl Simulation {
             Waiter::Nobody => {}
             Waiter::Task(slot) => self.ready(slot),
             Waiter::Part(_, waker) => waker.wake(),
-            Waiter::Bell(bell) => ring(&bell),
+            Waiter::Bell(bell) => {
+                if let Some(slot) = ring(&bell) {
+                    self.ready(slot);
+                }
+            }
         }
     }
 
@@ -332,10 +336,8 @@ impl Simulation {
     }
 }
 
-fn ring(bell: &Weak<dyn Bell>) {
-    if let Some(bell) = bell.upgrade() {
-        bell.ring();
-    }
+fn ring(bell: &Weak<dyn Bell>) -> Option<u32> {
+    bell.upgrade()?.ring()
 }
 
 impl Woken {

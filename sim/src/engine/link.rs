@@ -137,7 +137,7 @@ impl Shared {
 }
 
 impl Bell for Shared {
-    fn ring(&self) {
+    fn ring(&self) -> Option<u32> {
         let now = self.simulation.now();
         let mut ended: SmallVec<[Waiter; 4]> = SmallVec::new();
         {
@@ -151,9 +151,13 @@ impl Bell for Shared {
             });
             self.arm(state);
         }
+        if let [Waiter::Task(alone)] = ended[..] {
+            return Some(alone);
+        }
         for waiter in ended {
             self.simulation.wake(waiter);
         }
+        None
     }
 }
 

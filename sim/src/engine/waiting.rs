@@ -7,7 +7,9 @@ use std::task::{Context, Waker};
 
 /// Something that is called when its timer fires.
 pub(super) trait Bell {
-    fn ring(&self);
+    /// Lets everyone go on who waited for this. A task that is alone in that is not woken but returned, to be
+    /// polled at once.
+    fn ring(&self) -> Option<u32>;
 }
 
 /// A resource that tasks wait for, so that a deadlock can be explained.

@@ -9,5 +9,5 @@ mod page_cache;
 pub use device::{Device, Direction};
 pub use hard_disk::{seek_time, transfer_time};
 pub use nfs::{NfsClient, NfsFile, NfsServer, PlacedFile, ServerFile};
-pub use node::{Build, ComputeNode, Load, StorageNode};
+pub use node::{Build, ComputeNode, Load, Local, StorageNode};
 pub use page_cache::{Backing, CachedFile, PageCache, PageCacheUse};

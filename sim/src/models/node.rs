@@ -4,7 +4,7 @@ use super::device::Device;
 use super::nfs::{NfsClient, NfsServer, PlacedFile, ServerFile};
 use super::page_cache::PageCache;
 use crate::engine::{Simulation, Streams, Violation};
-use crate::hardware::{CacheMode, DeviceProfile, Network, Profile};
+use crate::hardware::{CacheMode, DeviceProfile, MemoryProfile, Network, Profile};
 use crate::storage::{Origin, Route, SimFile};
 use crate::storm::Recorder;
 use std::cell::Cell;
@@ -12,19 +12,6 @@ use vmicache_format::storage::PayloadFree;
 
 /// Images on a disk begin at multiples of this many bytes.
 const PLACE_ALIGNMENT: u64 = 1 << 20;
-
-/// Places on a disk, one file after the other from the outer edge on, each with the room that it may need.
-struct Places {
-    next: Cell<u64>,
-}
-
-impl Places {
-    fn take(&self, bytes: u64) -> u64 {
-        let start = self.next.get();
-        self.next.set(start.saturating_add(bytes).next_multiple_of(PLACE_ALIGNMENT));
-        start
-    }
-}
 
 /// What nodes are made from, and belong to.
 pub struct Build<'a> {
@@ -40,53 +27,46 @@ pub struct Build<'a> {
     pub recorder: &'a Recorder,
 }
 
-/// The node that the base images lie on.
-pub struct StorageNode {
+/// What every node has: a disk, memory, and a page cache over the disk.
+pub struct Local {
     disk: Device,
     memory: Device,
     page_cache: PageCache,
-    server: NfsServer,
-    places: Places,
     readahead_bytes: u64,
-    disk_recorder: Recorder,
+    /// Files lie on the disk one after the other, from the outer edge on, each with the room that it may need.
+    next_place: Cell<u64>,
+    recorder: Recorder,
 }
 
-impl StorageNode {
-    /// A storage node; `reserved_bytes` of its memory are no page cache.
-    pub fn new(build: &Build<'_>, reserved_bytes: u64) -> Self {
-        let Build { sim, hardware, network, streams, recorder } = build;
-        let node = &hardware.storage_node;
-        let track = |name: &str| recorder.track("storage node", name);
-        let memory = DeviceProfile::Memory(node.memory.clone());
-        let cache_bytes = node.memory_bytes.saturating_sub(reserved_bytes);
-        StorageNode {
-            disk: Device::new(sim, "storage node disk", &node.disk, streams),
-            memory: Device::new(sim, "storage node memory", &memory, streams),
-            page_cache: PageCache::new(sim, "storage node page cache", cache_bytes),
-            server: NfsServer::new(sim, &hardware.nfs, network, track("network port")),
-            places: Places { next: Cell::new(0) },
-            readahead_bytes: node.readahead_bytes,
-            disk_recorder: track("disk"),
+impl Local {
+    fn new(
+        build: &Build<'_>,
+        name: &str,
+        disk: &DeviceProfile,
+        memory: &MemoryProfile,
+        page_cache_bytes: u64,
+        readahead_bytes: u64,
+    ) -> Self {
+        let Build { sim, streams, .. } = build;
+        let memory = DeviceProfile::Memory(memory.clone());
+        Local {
+            disk: Device::new(sim, &format!("{name} disk"), disk, streams),
+            memory: Device::new(sim, &format!("{name} memory"), &memory, streams),
+            page_cache: PageCache::new(sim, &format!("{name} page cache"), page_cache_bytes),
+            readahead_bytes,
+            next_place: Cell::new(0),
+            recorder: build.recorder.track(name, "disk"),
         }
     }
 
-    /// A file of `bytes` on the disk, behind the page cache.
-    pub fn file_on_disk(&self, bytes: u64) -> ServerFile {
-        let start = self.places.take(bytes);
-        let file = PlacedFile { device: self.disk.clone(), start, recorder: self.disk_recorder.clone() };
-        ServerFile::Cached(self.page_cache.file(file, self.readahead_bytes))
+    /// A place on the disk for a file of at most so many bytes.
+    fn place(&self, bytes: u64) -> PlacedFile {
+        let start = self.next_place.get();
+        self.next_place.set(start.saturating_add(bytes).next_multiple_of(PLACE_ALIGNMENT));
+        PlacedFile { device: self.disk.clone(), start, recorder: self.recorder.clone() }
     }
 
-    /// A file in memory.
-    pub fn file_in_memory(&self) -> ServerFile {
-        ServerFile::InMemory(PlacedFile {
-            device: self.memory.clone(),
-            start: 0,
-            recorder: Recorder::default(),
-        })
-    }
-
-    /// The disk that holds the base images.
+    /// The disk.
     pub fn disk(&self) -> &Device {
         &self.disk
     }
@@ -101,6 +81,49 @@ impl StorageNode {
         &self.page_cache
     }
 
+    fn check(&self) -> Result<(), Violation> {
+        self.disk.check()?;
+        self.memory.check()?;
+        self.page_cache.check()
+    }
+}
+
+/// The node that the base images lie on.
+pub struct StorageNode {
+    local: Local,
+    server: NfsServer,
+}
+
+impl StorageNode {
+    /// A storage node; `reserved_bytes` of its memory are no page cache.
+    pub fn new(build: &Build<'_>, reserved_bytes: u64) -> Self {
+        let Build { sim, hardware, network, recorder, .. } = build;
+        let (node, name) = (&hardware.storage_node, "storage node");
+        let port = recorder.track(name, "network port");
+        let page_cache = node.memory_bytes.saturating_sub(reserved_bytes);
+        StorageNode {
+            local: Local::new(build, name, &node.disk, &node.memory, page_cache, node.readahead_bytes),
+            server: NfsServer::new(sim, &hardware.nfs, network, port),
+        }
+    }
+
+    /// A file of `bytes` on the disk, behind the page cache.
+    pub fn file_on_disk(&self, bytes: u64) -> ServerFile {
+        let file = self.local.place(bytes);
+        ServerFile::Cached(self.local.page_cache.file(file, self.local.readahead_bytes))
+    }
+
+    /// A file in memory.
+    pub fn file_in_memory(&self) -> ServerFile {
+        let (device, recorder) = (self.local.memory.clone(), Recorder::default());
+        ServerFile::InMemory(PlacedFile { device, start: 0, recorder })
+    }
+
+    /// Its disk, memory and page cache.
+    pub fn local(&self) -> &Local {
+        &self.local
+    }
+
     /// The NFS server.
     pub fn server(&self) -> &NfsServer {
         &self.server
@@ -111,24 +134,17 @@ impl StorageNode {
     /// # Errors
     /// If some do not agree with each other.
     pub fn check(&self) -> Result<(), Violation> {
-        self.disk.check()?;
-        self.memory.check()?;
-        self.page_cache.check()?;
+        self.local.check()?;
         self.server.check()
     }
 }
 
 /// A node that virtual machines run on.
 pub struct ComputeNode {
-    disk: Device,
-    memory: Device,
-    page_cache: PageCache,
+    local: Local,
     nfs: NfsClient,
-    places: Places,
     cache_mode: CacheMode,
-    readahead_bytes: u64,
     nfs_readahead_bytes: u64,
-    disk_recorder: Recorder,
 }
 
 /// What a compute node is made for.
@@ -142,34 +158,25 @@ pub struct Load {
 impl ComputeNode {
     /// Compute node `number`, which reads images from `storage`.
     pub fn new(build: &Build<'_>, number: u32, load: &Load, storage: &StorageNode) -> Self {
-        let Build { sim, hardware, network, streams, recorder } = build;
-        let node = &hardware.compute_node;
-        let name = format!("compute node {number}");
-        let memory = DeviceProfile::Memory(node.memory.clone());
-        let cache_bytes = node.memory_bytes.saturating_sub(load.reserved_bytes);
+        let Build { sim, hardware, network, .. } = build;
+        let (node, name) = (&hardware.compute_node, format!("compute node {number}"));
+        let page_cache = node.memory_bytes.saturating_sub(load.reserved_bytes);
         ComputeNode {
-            disk: Device::new(sim, &format!("{name} disk"), &node.disk, streams),
-            memory: Device::new(sim, &format!("{name} memory"), &memory, streams),
-            page_cache: PageCache::new(sim, &format!("{name} page cache"), cache_bytes),
+            local: Local::new(build, &name, &node.disk, &node.memory, page_cache, node.readahead_bytes),
             nfs: NfsClient::new(sim, &name, &hardware.nfs, network, storage.server()),
-            places: Places { next: Cell::new(0) },
             cache_mode: load.cache_mode,
-            readahead_bytes: node.readahead_bytes,
             nfs_readahead_bytes: hardware.nfs.client_readahead_bytes,
-            disk_recorder: recorder.track(&name, "disk"),
         }
     }
 
     /// A file with `contents` on the node's disk, which may grow to `most_bytes`.
     pub fn file_on_disk(&self, contents: PayloadFree, most_bytes: u64) -> SimFile {
-        let start = self.places.take(most_bytes);
-        let file = PlacedFile { device: self.disk.clone(), start, recorder: self.disk_recorder.clone() };
-        self.file(contents, Origin::Disk(file), self.readahead_bytes)
+        self.file(contents, Origin::Disk(self.local.place(most_bytes)), self.local.readahead_bytes)
     }
 
     /// A file with `contents` in the node's memory.
     pub fn file_in_memory(&self, contents: PayloadFree) -> SimFile {
-        SimFile::new(contents, Route::Memory(self.memory.clone()))
+        SimFile::new(contents, Route::Memory(self.local.memory.clone()))
     }
 
     /// A file of the storage node, with `contents`.
@@ -179,23 +186,13 @@ impl ComputeNode {
     }
 
     fn file(&self, contents: PayloadFree, origin: Origin, readahead_bytes: u64) -> SimFile {
-        let cached = |origin| self.page_cache.file(origin, readahead_bytes);
+        let cached = |origin| self.local.page_cache.file(origin, readahead_bytes);
         SimFile::new(contents, Route::new(self.cache_mode, origin, cached))
     }
 
-    /// The local disk.
-    pub fn disk(&self) -> &Device {
-        &self.disk
-    }
-
-    /// The memory, as a place for images.
-    pub fn memory(&self) -> &Device {
-        &self.memory
-    }
-
-    /// The page cache.
-    pub fn page_cache(&self) -> &PageCache {
-        &self.page_cache
+    /// Its disk, memory and page cache.
+    pub fn local(&self) -> &Local {
+        &self.local
     }
 
     /// The NFS client.
@@ -208,8 +205,6 @@ impl ComputeNode {
     /// # Errors
     /// If some do not agree with each other.
     pub fn check(&self) -> Result<(), Violation> {
-        self.disk.check()?;
-        self.memory.check()?;
-        self.page_cache.check()
+        self.local.check()
     }
 }

@@ -3,7 +3,7 @@
 use super::{Layer, LayerUse, Outcome, ResourceUse, VmOutcome};
 use crate::deployment::{Chain, Site};
 use crate::engine::{Span, Time, Usage};
-use crate::models::{ComputeNode, Device, PageCache};
+use crate::models::{Device, Local, PageCache};
 use std::rc::Rc;
 
 /// A resource and what it did.
@@ -68,8 +68,8 @@ fn layers(site: &Site, chains: &[Rc<Chain>], base_bytes: u64) -> Vec<LayerUse> {
         LayerUse { layer: Layer::Overlay, asked_bytes: overlay + cache + base_bytes, served_bytes: overlay },
         LayerUse { layer: Layer::CacheImage, asked_bytes: cache + base_bytes, served_bytes: cache },
         LayerUse { layer: Layer::Base, asked_bytes: base_bytes, served_bytes: base_bytes },
-        pages(Layer::ComputePageCache, &mut site.nodes.iter().map(ComputeNode::page_cache)),
-        pages(Layer::StoragePageCache, &mut std::iter::once(site.storage.page_cache())),
+        pages(Layer::ComputePageCache, &mut site.nodes.iter().map(|node| node.local().page_cache())),
+        pages(Layer::StoragePageCache, &mut std::iter::once(site.storage.local().page_cache())),
     ];
     if chains.iter().all(|chain| chain.below.cache.is_none()) {
         layers.retain(|used| used.layer != Layer::CacheImage);
@@ -81,14 +81,14 @@ fn resources(site: &Site, vms: &[VmOutcome], makespan: Span) -> Vec<ResourceUse>
     let storage = &site.storage;
     let mut resources = vec![
         group("storage node network port", vec![("port".into(), storage.server().port_usage())], makespan),
-        group("storage node disk", storage.disk().usages(), makespan),
-        group("storage node memory", storage.memory().usages(), makespan),
+        group("storage node disk", storage.local().disk().usages(), makespan),
+        group("storage node memory", storage.local().memory().usages(), makespan),
     ];
-    let all = |device: &dyn Fn(&ComputeNode) -> &Device| {
-        site.nodes.iter().flat_map(|node| device(node).usages()).collect::<Vec<Used>>()
+    let all = |device: &dyn Fn(&Local) -> &Device| {
+        site.nodes.iter().flat_map(|node| device(node.local()).usages()).collect::<Vec<Used>>()
     };
-    resources.push(group("compute node disks", all(&ComputeNode::disk), makespan));
-    resources.push(group("compute node memory", all(&ComputeNode::memory), makespan));
+    resources.push(group("compute node disks", all(&Local::disk), makespan));
+    resources.push(group("compute node memory", all(&Local::memory), makespan));
     resources.push(guests(vms));
     resources.retain(|resource| resource.requests > 0);
     resources

@@ -3,7 +3,7 @@
 use super::measure::measure;
 use super::{BootOptions, Outcome, Recorder, Recording, Start, Storm, StormError, VmOutcome};
 use crate::deployment::{Chain, Place, Site, WarmCaches};
-use crate::engine::{Simulation, Span, Streams, Time};
+use crate::engine::{Law, Simulation, Span, Streams, Time, Violation};
 use crate::models::{Build, ComputeNode, Load, StorageNode};
 use crate::vm::{BootPlan, issue};
 use rand::RngExt;
@@ -38,9 +38,30 @@ pub fn run(storm: &Storm<'_>) -> Result<Outcome, StormError> {
     });
     let mut outcome = finished??;
     outcome.timeline = recorder.timeline();
+    check(&site, storm)?;
+    Ok(outcome)
+}
+
+/// Checks the accounts of every resource, and that what left the storage node arrived, but for what may still be
+/// on its way.
+fn check(site: &Site, storm: &Storm<'_>) -> Result<(), Violation> {
     site.storage.check()?;
     site.nodes.iter().try_for_each(ComputeNode::check)?;
-    Ok(outcome)
+    let sent = site.storage.server().port_usage().amount;
+    let received: u64 = site.nodes.iter().map(|node| node.nfs().received_bytes()).sum();
+    let nfs = &storm.hardware.nfs;
+    let on_the_way =
+        u64::from(storm.nodes).saturating_mul(u64::from(nfs.slots)).saturating_mul(nfs.rsize_bytes);
+    if received <= sent && sent - received <= on_the_way {
+        return Ok(());
+    }
+    Err(Violation {
+        resource: "storage node network port".into(),
+        law: Law::Conservation,
+        unit: "bytes",
+        left: sent as f64,
+        right: received as f64,
+    })
 }
 
 /// The nodes of the storm.
