@@ -15,7 +15,8 @@ pub(crate) struct WarmCaches {
     guest: Rc<Guest>,
     recording: Recording,
     streams: Streams,
-    filled: RefCell<BTreeMap<usize, PayloadFree>>,
+    /// By the recording that filled it; none has filled the empty one.
+    filled: RefCell<BTreeMap<Option<usize>, PayloadFree>>,
 }
 
 impl WarmCaches {
@@ -25,7 +26,7 @@ impl WarmCaches {
 
     /// An empty cache.
     pub fn empty(&self, cache: &Cache) -> Result<PayloadFree> {
-        Ok(self.new_cache(cache)?.contents().clone())
+        self.filled_by(None, cache)
     }
 
     /// The cache of base image `image`, filled by one boot: the only one that is replayed, or one drawn.
@@ -37,13 +38,20 @@ impl WarmCaches {
                 stream.random_range(0..self.guest.boots.len())
             }
         };
+        self.filled_by(Some(recording), cache)
+    }
+
+    fn filled_by(&self, recording: Option<usize>, cache: &Cache) -> Result<PayloadFree> {
         if let Some(contents) = self.filled.borrow().get(&recording) {
             return Ok(contents.clone());
         }
-        let mut filled = self.new_cache(cache)?;
-        filled.boot(&self.guest.boots[recording].0).map_err(image_error)?;
-        self.filled.borrow_mut().insert(recording, filled.contents().clone());
-        Ok(filled.contents().clone())
+        let mut made = self.new_cache(cache)?;
+        if let Some(recording) = recording {
+            made.boot(&self.guest.boots[recording].0).map_err(image_error)?;
+        }
+        let contents = made.contents().clone();
+        self.filled.borrow_mut().insert(recording, contents.clone());
+        Ok(contents)
     }
 
     fn new_cache(&self, cache: &Cache) -> Result<replay::Cache> {

@@ -64,11 +64,6 @@ impl Span {
         Span((seconds * PS_PER_SECOND as f64 + 0.5) as u64)
     }
 
-    /// The least whole number of picoseconds that is not below `seconds`.
-    pub fn from_seconds_up(seconds: f64) -> Span {
-        Span((seconds * PS_PER_SECOND as f64).ceil() as u64)
-    }
-
     /// Picoseconds.
     pub const fn picoseconds(self) -> u64 {
         self.0
@@ -152,7 +147,6 @@ mod tests {
     #[test]
     fn seconds_become_the_nearest_picosecond_and_never_overflow() {
         assert_eq!(Span::from_seconds(1.5e-12), Span::from_picoseconds(2));
-        assert_eq!(Span::from_seconds_up(1.1e-12), Span::from_picoseconds(2));
         assert_eq!(Span::from_seconds(-1.0), Span::ZERO);
         assert_eq!(Span::from_seconds(f64::NAN), Span::ZERO);
         assert_eq!(Span::from_seconds(1e30), Span::MAX);

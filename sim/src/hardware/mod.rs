@@ -182,3 +182,16 @@ impl Network {
         self.bits_per_s / 8.0 * self.payload_share
     }
 }
+
+impl DeviceProfile {
+    /// Bytes that it holds, where that is known.
+    pub fn capacity_bytes(&self) -> Option<u64> {
+        match self {
+            DeviceProfile::HardDisk(disk) => Some(disk.capacity_bytes),
+            DeviceProfile::Raid0 { members, member, .. } => {
+                Some(member.capacity_bytes.saturating_mul(u64::from(*members)))
+            }
+            DeviceProfile::SolidState(_) | DeviceProfile::Memory(_) => None,
+        }
+    }
+}

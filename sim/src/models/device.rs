@@ -23,6 +23,7 @@ pub enum Direction {
 #[derive(Clone)]
 pub struct Device {
     kind: Rc<Kind>,
+    capacity: Option<u64>,
 }
 
 enum Kind {
@@ -38,7 +39,6 @@ impl Device {
         let kind = match profile {
             DeviceProfile::HardDisk(disk) => Kind::Disks(Stripes {
                 chunk: u64::MAX,
-                member_bytes: disk.capacity_bytes,
                 members: vec![HardDisk::new(sim, name, disk, streams)],
             }),
             DeviceProfile::Raid0 { members, chunk_bytes, member } => {
@@ -47,7 +47,7 @@ impl Device {
             DeviceProfile::SolidState(profile) => Kind::SolidState(SolidState::new(sim, name, profile)),
             DeviceProfile::Memory(profile) => Kind::Memory(Memory::new(sim, name, profile)),
         };
-        Device { kind: Rc::new(kind) }
+        Device { kind: Rc::new(kind), capacity: profile.capacity_bytes() }
     }
 
     /// Reads or writes `bytes` bytes at `offset`, and waits until that is done. No bytes take no time; what
@@ -65,10 +65,7 @@ impl Device {
 
     /// Bytes it holds, if its profile says so.
     pub fn capacity(&self) -> Option<u64> {
-        match &*self.kind {
-            Kind::Disks(disks) => Some(disks.member_bytes.saturating_mul(disks.members.len() as u64)),
-            Kind::SolidState(_) | Kind::Memory(_) => None,
-        }
+        self.capacity
     }
 
     /// What each of its queues did, with its name; members of a RAID apart.
@@ -106,7 +103,6 @@ impl Device {
 /// Hard disks that take turns at chunks; one alone has them all.
 struct Stripes {
     chunk: u64,
-    member_bytes: u64,
     members: Vec<HardDisk>,
 }
 
@@ -120,11 +116,7 @@ impl Stripes {
         streams: &Streams,
     ) -> Stripes {
         let member = |number| HardDisk::new(sim, &format!("{name} member {number}"), profile, streams);
-        Stripes {
-            chunk: chunk_bytes.max(1),
-            member_bytes: profile.capacity_bytes,
-            members: (0..members.max(1)).map(member).collect(),
-        }
+        Stripes { chunk: chunk_bytes.max(1), members: (0..members.max(1)).map(member).collect() }
     }
 
     /// Ends with the last of its fragments. Chunks that follow one another on a member are contiguous there,

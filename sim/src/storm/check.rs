@@ -1,7 +1,6 @@
 //! Whether a storm can be.
 
 use super::{Deployment, Recording, Start, Storm, StormError};
-use crate::hardware::DeviceProfile;
 
 /// Virtual machines of one storm: more would take hours and tens of gigabytes to simulate.
 const MOST_VMS: u64 = 100_000;
@@ -155,7 +154,7 @@ impl Storm<'_> {
                 format!("{} caches need {needed} MiB of the storage node's {} MiB", self.images, there >> 20);
             return Err(impossible("images", problem));
         }
-        if let Some(capacity) = capacity(&self.hardware.storage_node.disk) {
+        if let Some(capacity) = self.hardware.storage_node.disk.capacity_bytes() {
             let needed = u64::from(self.images).saturating_mul(self.guest.disk_bytes);
             if needed > capacity {
                 let problem = format!(
@@ -166,16 +165,5 @@ impl Storm<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// Bytes that a device holds, where that is known.
-fn capacity(device: &DeviceProfile) -> Option<u64> {
-    match device {
-        DeviceProfile::HardDisk(disk) => Some(disk.capacity_bytes),
-        DeviceProfile::Raid0 { members, member, .. } => {
-            Some(member.capacity_bytes.saturating_mul(u64::from(*members)))
-        }
-        DeviceProfile::SolidState(_) | DeviceProfile::Memory(_) => None,
     }
 }

@@ -21,10 +21,11 @@ pub fn run(storm: &Storm<'_>) -> Result<Outcome, StormError> {
     storm.check()?;
     let sim = Simulation::new();
     let recorder = if storm.timeline { Recorder::new(&sim) } else { Recorder::default() };
-    let site = Rc::new(build(storm, &sim, &recorder));
+    let streams = Streams::new(storm.seed, storm.replication);
+    let site = Rc::new(build(storm, &sim, &streams, &recorder));
     let plans = plans(storm);
     let finished = sim.block_on(async {
-        let vms = open_all(storm, &site, &plans, &recorder).await?;
+        let vms = open_all(storm, &site, &plans, &streams, &recorder).await?;
         let progress = Rc::new(Progress::new(vms.len()));
         for vm in vms {
             let name = format!("virtual machine {}", vm.number);
@@ -37,7 +38,7 @@ pub fn run(storm: &Storm<'_>) -> Result<Outcome, StormError> {
         Ok::<_, StormError>(outcome)
     });
     let mut outcome = finished??;
-    outcome.timeline = recorder.timeline();
+    outcome.timeline = recorder.take();
     check(&site, storm)?;
     Ok(outcome)
 }
@@ -65,15 +66,14 @@ fn check(site: &Site, storm: &Storm<'_>) -> Result<(), Violation> {
 }
 
 /// The nodes of the storm.
-fn build(storm: &Storm<'_>, sim: &Simulation, recorder: &Recorder) -> Site {
-    let streams = Streams::new(storm.seed, storm.replication);
+fn build(storm: &Storm<'_>, sim: &Simulation, streams: &Streams, recorder: &Recorder) -> Site {
     let (hardware, network) = (storm.hardware, storm.network);
-    let build = Build { sim, hardware, network, streams: &streams, recorder };
+    let build = Build { sim, hardware, network, streams, recorder };
     let storage = StorageNode::new(&build, storm.reserved_storage_memory());
     let load = Load { cache_mode: storm.cache_mode, reserved_bytes: storm.reserved_compute_memory() };
     let nodes = (0..storm.nodes).map(|number| ComputeNode::new(&build, number, &load, &storage)).collect();
     let guest = Rc::new(storm.guest.clone());
-    let warm = WarmCaches::new(guest.clone(), storm.boot.recording, &streams);
+    let warm = WarmCaches::new(guest.clone(), storm.boot.recording, streams);
     Site::new(guest, storm.deployment, storage, nodes, storm.images, warm, sim.runtime())
 }
 
@@ -108,22 +108,22 @@ async fn open_all(
     storm: &Storm<'_>,
     site: &Site,
     plans: &[(Rc<BootPlan>, f64)],
+    streams: &Streams,
     recorder: &Recorder,
 ) -> Result<Vec<Vm>, StormError> {
-    let streams = Streams::new(storm.seed, storm.replication);
     // Where a node has fewer cores than virtual machines, each computes that much slower.
     let crowding = (f64::from(storm.vms_per_node) / f64::from(storm.hardware.compute_node.cores)).max(1.0);
     let mut vms = Vec::with_capacity(storm.vms() as usize);
     for number in 0..storm.vms() {
         let place = Place { node: number % storm.nodes, image: number % storm.images };
-        let recording = recording(&storm.boot, storm.guest.boots.len(), &streams, number);
+        let recording = recording(&storm.boot, storm.guest.boots.len(), streams, number);
         let (plan, scale) = &plans[recording];
-        let factor = scale * noise(&storm.boot, &streams, number) * crowding;
+        let factor = scale * noise(&storm.boot, streams, number) * crowding;
         vms.push(Vm {
             number,
             place,
             recording,
-            start: start(storm.start, &streams, number),
+            start: start(storm.start, streams, number),
             plan: plan.clone(),
             factor,
             cpu: plan.cpu().scaled(factor),

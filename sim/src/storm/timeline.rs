@@ -66,9 +66,9 @@ impl Recorder {
         }))
     }
 
-    /// What has been kept so far, on all tracks.
-    pub fn timeline(&self) -> Option<Timeline> {
-        self.0.as_ref().map(|(shared, _)| shared.timeline.borrow().clone())
+    /// Hands over what has been kept so far, on all tracks.
+    pub fn take(&self) -> Option<Timeline> {
+        self.0.as_ref().map(|(shared, _)| shared.timeline.take())
     }
 }
 
