@@ -1,6 +1,6 @@
 //! The command line: its top level, and how errors leave the program.
 
-use crate::commands::{completions, img, quota, reproduce, run, sweep, trace};
+use crate::commands::{completions, img, quota, reproduce, run, serve, status, sweep, trace};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use signal_hook::consts::SIGXFSZ;
@@ -27,6 +27,10 @@ enum Command {
     Sweep(sweep::Args),
     /// Look at recorded boots, or replay one through real images
     Trace(trace::Args),
+    /// Serve an image to virtual machines over NBD; caches fill as guests read
+    Serve(serve::Args),
+    /// Ask a server what it has served
+    Status(status::Args),
     /// Find the smallest cache quota that serves boots without the base image
     Quota(quota::Args),
     /// Create and inspect images, in qemu-img's syntax
@@ -60,6 +64,8 @@ impl Command {
             Command::Run(args) => run::run(args),
             Command::Sweep(args) => sweep::run(args),
             Command::Trace(args) => trace::run(args),
+            Command::Serve(args) => serve::run(args),
+            Command::Status(args) => status::run(&args),
             Command::Quota(args) => quota::run(args),
             Command::Img(args) => img::run(args),
             Command::Completions(args) => completions::run(args),

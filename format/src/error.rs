@@ -77,6 +77,16 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// What kind of failure the host reported, if it did.
+    pub fn io_kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Error::Io { source, .. } | Error::File { source, .. } => Some(source.kind()),
+            _ => None,
+        }
+    }
+}
+
 /// What operations on images return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 

@@ -52,6 +52,8 @@ pub struct ChainOptions {
     pub writable: bool,
     /// Cache images are opened to be filled; otherwise they are only read.
     pub fill: bool,
+    /// A cache that is to be filled, and that others fill or use already, is read beside them instead.
+    pub share: bool,
     /// Whether reads wait for the copies that caches keep.
     pub filling: Filling,
     /// How the base of each cache is recognised.
@@ -85,12 +87,26 @@ pub async fn open_chain(
     options: &ChainOptions,
     runtime: Rc<dyn Runtime>,
 ) -> Result<Disk<HostFile>> {
+    open_chain_over(path, format, options, runtime, |file| file).await
+}
+
+/// As [`open_chain`], with every file of the host wrapped in another storage: one that counts, for example.
+///
+/// # Errors
+/// As [`open_chain`].
+pub async fn open_chain_over<S: Storage>(
+    path: &Path,
+    format: Format,
+    options: &ChainOptions,
+    runtime: Rc<dyn Runtime>,
+    wrap: impl Fn(HostFile) -> S,
+) -> Result<Disk<S>> {
     let files = inspect_chain(path, format).await?;
     // From the bottom, so that every cache finds its base open.
-    let mut layers: Vec<Rc<Layer<HostFile>>> = Vec::new();
+    let mut layers: Vec<Rc<Layer<S>>> = Vec::new();
     for (depth, file) in files.iter().enumerate().rev() {
         let writable = depth == 0 && options.writable;
-        let layer = Rc::new(open_layer(file, writable, options, runtime.clone()).await?);
+        let layer = Rc::new(open_layer(file, writable, options, runtime.clone(), &wrap).await?);
         if let Some(recorded) = file.header.as_ref().and_then(Header::base_identity) {
             check_identity(&file.path, &recorded, &options.identity, &layers, runtime.clone()).await?;
         }
@@ -144,12 +160,13 @@ pub async fn inspect_chain(path: &Path, format: Format) -> Result<Vec<ImageFile>
     Ok(files)
 }
 
-async fn open_layer(
+async fn open_layer<S: Storage>(
     file: &ImageFile,
     writable: bool,
     options: &ChainOptions,
     runtime: Rc<dyn Runtime>,
-) -> Result<Layer<HostFile>> {
+    wrap: &impl Fn(HostFile) -> S,
+) -> Result<Layer<S>> {
     let name = file.path.display().to_string();
     let is_cache = file.header.as_ref().is_some_and(|header| header.cache().is_some());
     let mode = match (writable, is_cache && options.fill) {
@@ -162,8 +179,8 @@ async fn open_layer(
             blame(&file.path).refused("this is a cache image: only copies of its base are written to it")
         );
     }
-    let access = if mode == Mode::Read { Access::Read } else { Access::Write };
-    let storage = HostFile::open(&file.path, access).map_err(file_error(&file.path))?;
+    let (storage, mode) = open_file(&file.path, mode, options.share).map_err(file_error(&file.path))?;
+    let storage = wrap(storage);
     Ok(match file.format {
         Format::Raw => Layer::Raw(RawImage::open(storage, &name, writable).await?),
         Format::Qcow2 => {
@@ -172,12 +189,33 @@ async fn open_layer(
     })
 }
 
+/// Opens the file of an image, and says what it could be opened for.
+fn open_file(path: &Path, mode: Mode, share: bool) -> io::Result<(HostFile, Mode)> {
+    let is_used = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    match mode {
+        Mode::Read => HostFile::open(path, Access::Read),
+        Mode::Write => HostFile::open(path, Access::Write),
+        Mode::Fill => match HostFile::open(path, Access::Fill) {
+            Err(error) if share && is_used(&error) => {
+                let read = HostFile::open(path, Access::Read);
+                let read = match read {
+                    Err(error) if is_used(&error) => HostFile::open(path, Access::Beside),
+                    read => read,
+                };
+                return Ok((read?, Mode::Read));
+            }
+            filling => filling,
+        },
+    }
+    .map(|file| (file, mode))
+}
+
 /// Refuses a cache whose base is not the one that it was made for.
-async fn check_identity(
+async fn check_identity<S: Storage>(
     cache: &Path,
     recorded: &BaseIdentity,
     check: &IdentityCheck,
-    base: &[Rc<Layer<HostFile>>],
+    base: &[Rc<Layer<S>>],
     runtime: Rc<dyn Runtime>,
 ) -> Result<()> {
     let found = match (recorded, check) {

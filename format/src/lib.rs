@@ -7,6 +7,7 @@ pub mod cache;
 pub mod disk;
 mod error;
 pub mod files;
+pub mod nbd;
 pub mod qcow2;
 mod raw;
 pub mod runtime;

@@ -45,6 +45,11 @@ impl<S: Storage> RawImage<S> {
         read.map_err(self.blame.io("reading data", range.start))
     }
 
+    /// Whether the bytes at the start of a range are a hole, and where that ends.
+    pub(crate) async fn hole(&self, range: &Range<u64>) -> Result<(bool, u64)> {
+        self.storage.hole(range).await.map_err(self.blame.io("looking for holes", range.start))
+    }
+
     pub(crate) async fn write(&self, offset: u64, data: S::Payload) -> Result<()> {
         if !self.writable {
             return Err(self.blame.refused("the image is open for reading only"));

@@ -5,5 +5,7 @@ pub mod img;
 pub mod quota;
 pub mod reproduce;
 pub mod run;
+pub mod serve;
+pub mod status;
 pub mod sweep;
 pub mod trace;

@@ -52,6 +52,15 @@ impl<S: Storage> Layer<S> {
     }
 }
 
+/// A part of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes on the disk.
+    pub range: Range<u64>,
+    /// It is known to read as zeroes.
+    pub is_zero: bool,
+}
+
 /// A part of what was read; no data means zeroes.
 #[derive(Clone, Debug)]
 pub(crate) struct Piece<P> {
@@ -61,7 +70,7 @@ pub(crate) struct Piece<P> {
 }
 
 impl<P: Payload> Piece<P> {
-    fn payload(&self) -> P {
+    pub fn payload(&self) -> P {
         match &self.data {
             Some(data) => data.clone(),
             None => P::zeroed(self.range.end - self.range.start),
@@ -154,6 +163,22 @@ impl<S: Storage> Disk<S> {
             [piece] => piece.payload(),
             pieces => S::Payload::concat(&pieces.iter().map(Piece::payload).collect::<Vec<_>>()),
         })
+    }
+
+    /// Reads `len` bytes at `offset` as pieces in order that cover the range; those without data are zeroes.
+    pub(crate) async fn read_pieces(&self, offset: u64, len: u64) -> Result<read::Pieces<S::Payload>> {
+        self.check(offset, len)?;
+        self.stack.read(0, offset..offset + len, crate::storage::DataKind::Guest).await
+    }
+
+    /// Where a range holds data and where it is known to read as zeroes, without reading any data: at most `most`
+    /// extents in order from `offset` on, no two neighbours alike.
+    ///
+    /// # Errors
+    /// If the range goes beyond the disk, a layer is damaged there, or a storage fails.
+    pub async fn extents(&self, offset: u64, len: u64, most: usize) -> Result<Vec<Extent>> {
+        self.check(offset, len)?;
+        self.stack.extents(offset..offset + len, most).await
     }
 
     /// Writes `data` at `offset`. Dropping the future cancels no part that has begun.

@@ -1,6 +1,6 @@
 //! Reading through a stack of layers.
 
-use super::{Filling, Layer, Piece, Stack};
+use super::{Extent, Filling, Layer, Piece, Stack};
 use crate::error::Result;
 use crate::qcow2::{Image, InFlight, Kind, Progress};
 use crate::storage::{DataKind, Payload, Storage};
@@ -57,6 +57,53 @@ impl<S: Storage> Stack<S> {
         // As when a base is recognised: no cache is to keep what is only looked at.
         let parts = self.locate(first, range, DataKind::Identity).await?;
         Ok(parts.iter().all(|part| matches!(part.source, Source::Zeroes)))
+    }
+
+    /// See [`Disk::extents`](super::Disk::extents).
+    pub(super) async fn extents(self: &Rc<Self>, range: Range<u64>, most: usize) -> Result<Vec<Extent>> {
+        /// What is mapped in one go: no more than the extents of an answer are likely to need.
+        const STEP: u64 = 16 << 20;
+        let mut extents: Vec<Extent> = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let end = range.end.min(at + STEP);
+            let mut parts = self.locate(0, at..end, DataKind::Identity).await?;
+            parts.sort_unstable_by_key(|part| part.range.start);
+            for part in &parts {
+                for extent in self.extents_of(part).await? {
+                    let is_full = extents.len() == most;
+                    match extents.last_mut() {
+                        Some(last) if last.is_zero == extent.is_zero => last.range.end = extent.range.end,
+                        _ if is_full => return Ok(extents),
+                        _ => extents.push(extent),
+                    }
+                }
+            }
+            at = end;
+        }
+        Ok(extents)
+    }
+
+    /// Only raw layers may have holes within a part.
+    async fn extents_of(&self, part: &Part<S>) -> Result<Vec<Extent>> {
+        let raw = match &part.source {
+            Source::Raw(number) => match &*self.layers[*number] {
+                Layer::Raw(raw) => raw,
+                Layer::Qcow2(_) => return Ok(vec![]),
+            },
+            source => {
+                let is_zero = matches!(source, Source::Zeroes);
+                return Ok(vec![Extent { range: part.range.clone(), is_zero }]);
+            }
+        };
+        let mut extents = Vec::new();
+        let mut at = part.range.start;
+        while at < part.range.end {
+            let (is_zero, end) = raw.hole(&(at..part.range.end)).await?;
+            extents.push(Extent { range: at..end, is_zero });
+            at = end;
+        }
+        Ok(extents)
     }
 
     async fn locate(self: &Rc<Self>, first: usize, range: Range<u64>, kind: DataKind) -> Result<Parts<S>> {

@@ -1,14 +1,18 @@
 //! A runtime for one thread of the host, in real time.
 
+use super::reactor::{Reactor, Watched};
 use super::{LocalFuture, Runtime};
-use std::cell::{Cell, RefCell};
+use nix::sys::eventfd::EventFd;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -20,6 +24,8 @@ const MAIN: usize = usize::MAX;
 struct ReadyQueue {
     slots: Mutex<VecDeque<usize>>,
     thread: Thread,
+    /// Interrupts a thread that waits for sockets.
+    interrupt: OnceLock<Arc<EventFd>>,
     /// The thread has nothing to do and sleeps, or is about to.
     parked: AtomicBool,
 }
@@ -27,8 +33,12 @@ struct ReadyQueue {
 impl ReadyQueue {
     fn push(&self, slot: usize) {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).push_back(slot);
-        if self.parked.swap(false, Ordering::SeqCst) {
+        if self.parked.load(Ordering::SeqCst) && self.parked.swap(false, Ordering::SeqCst) {
             self.thread.unpark();
+            if let Some(interrupt) = self.interrupt.get() {
+                // Fails only when it has been signalled for ages: then the thread is awake.
+                let _ = interrupt.write(1);
+            }
         }
     }
 
@@ -64,6 +74,9 @@ struct Tasks {
     free: Vec<usize>,
 }
 
+/// Tasks that run between two looks at the sockets.
+const TASKS_BETWEEN_LOOKS: u32 = 64;
+
 type Timers = Rc<RefCell<BTreeMap<Reverse<(Duration, u64)>, Waker>>>;
 
 /// A deterministic executor for one thread: tasks run in the order in which they were woken.
@@ -73,6 +86,8 @@ pub struct LocalRuntime {
     timers: Timers,
     timer_count: Rc<Cell<u64>>,
     begin: Instant,
+    /// Made with the first socket.
+    reactor: OnceCell<Rc<Reactor>>,
 }
 
 impl LocalRuntime {
@@ -83,12 +98,30 @@ impl LocalRuntime {
             queue: Arc::new(ReadyQueue {
                 slots: Mutex::default(),
                 thread: thread::current(),
+                interrupt: OnceLock::new(),
                 parked: AtomicBool::new(false),
             }),
             timers: Timers::default(),
             timer_count: Rc::default(),
             begin: Instant::now(),
+            reactor: OnceCell::new(),
         })
+    }
+
+    /// Takes over a socket, from now on not blocking, whose readiness tasks of this runtime can wait for.
+    ///
+    /// # Errors
+    /// If the host cannot watch it.
+    pub fn watch<T: AsFd>(&self, socket: T) -> io::Result<Watched<T>> {
+        let reactor = match self.reactor.get() {
+            Some(reactor) => reactor,
+            None => {
+                let reactor = Reactor::new()?;
+                let _ = self.queue.interrupt.set(reactor.interrupt());
+                self.reactor.get_or_init(|| reactor)
+            }
+        };
+        Watched::new(reactor.clone(), socket)
     }
 
     /// Runs `main`, and beside it the runtime's tasks, until `main` completes. Tasks that are not done by
@@ -99,7 +132,13 @@ impl LocalRuntime {
         if let Poll::Ready(value) = main.as_mut().poll(&mut Context::from_waker(&main_waker)) {
             return value;
         }
+        let mut since_look = 0;
         loop {
+            since_look += 1;
+            if since_look == TASKS_BETWEEN_LOOKS {
+                since_look = 0;
+                self.look_at_sockets();
+            }
             match self.queue.pop() {
                 Some(MAIN) => {
                     if let Poll::Ready(value) = main.as_mut().poll(&mut Context::from_waker(&main_waker)) {
@@ -109,6 +148,13 @@ impl LocalRuntime {
                 Some(slot) => self.poll_task(slot),
                 None => self.wait(),
             }
+        }
+    }
+
+    /// Wakes those whose sockets have become ready.
+    fn look_at_sockets(&self) {
+        if let Some(reactor) = self.reactor.get() {
+            reactor.wait(Some(Duration::ZERO));
         }
     }
 
@@ -155,9 +201,10 @@ impl LocalRuntime {
         self.queue.parked.store(true, Ordering::SeqCst);
         // Whoever came between the last look and the flag has not seen the flag.
         if self.queue.is_empty() {
-            match next {
-                Some(pause) => thread::park_timeout(pause),
-                None => thread::park(),
+            match (self.reactor.get(), next) {
+                (Some(reactor), next) => reactor.wait(next),
+                (None, Some(pause)) => thread::park_timeout(pause),
+                (None, None) => thread::park(),
             }
         }
         self.queue.parked.store(false, Ordering::SeqCst);

@@ -7,10 +7,12 @@
 mod event;
 mod join;
 mod local;
+mod reactor;
 
 pub use event::{Event, Listener};
 pub(crate) use join::Join;
 pub use local::LocalRuntime;
+pub use reactor::Watched;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -3,6 +3,7 @@
 use super::{DataKind, MetadataKind, Storage};
 use std::cell::Cell;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// Requests and bytes of one kind.
@@ -105,6 +106,10 @@ impl<S: Storage> Storage for Counting<S> {
         counts.flushes += 1;
         self.counts.set(counts);
         Ok(())
+    }
+
+    async fn hole(&self, range: &Range<u64>) -> io::Result<(bool, u64)> {
+        self.inner.hole(range).await
     }
 
     async fn len(&self) -> io::Result<u64> {

@@ -5,8 +5,10 @@ use bytes::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use nix::unistd::{Whence, lseek};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::rc::Rc;
@@ -22,6 +24,11 @@ pub enum Access {
     Read,
     /// It is read and written; nobody else may read or write it meanwhile.
     Write,
+    /// As `Write`, for a cache that is being filled: other processes of ours may read [`Beside`](Self::Beside).
+    Fill,
+    /// A cache is read that another process of ours is filling. What the file points at stays as it is, so that
+    /// the filler's locks alone protect it; when that process ends, nothing keeps stock tools out any more.
+    Beside,
 }
 
 /// Byte-range locks on the file, at the offsets at which QEMU takes and looks for them: a byte per
@@ -33,6 +40,8 @@ mod lock_bytes {
     pub const WRITE: i64 = 1;
     pub const RESIZE: i64 = 3;
     pub const ALL: [i64; 3] = [CONSISTENT_READ, WRITE, RESIZE];
+    /// Held by a process of ours that fills a cache; beyond the bytes that QEMU uses.
+    pub const FILLING: i64 = 300;
 }
 
 /// A file of the host. Clones share it; the locks go when the last one is dropped.
@@ -49,7 +58,8 @@ impl HostFile {
     /// # Errors
     /// If it cannot be opened, or (`WouldBlock`) another process uses it in a way that excludes `access`.
     pub fn open(path: &Path, access: Access) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(access == Access::Write).open(path)?;
+        let file =
+            OpenOptions::new().read(true).write(matches!(access, Access::Write | Access::Fill)).open(path)?;
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("not a regular file"));
         }
@@ -76,10 +86,13 @@ impl HostFile {
     fn locked(file: File, access: Access) -> io::Result<Self> {
         use lock_bytes::*;
         let (held, denied): (&[i64], &[i64]) = match access {
-            Access::Inspect => (&[], &[]),
+            Access::Inspect | Access::Beside => (&[], &[]),
             Access::Read => (&[CONSISTENT_READ], &[WRITE, RESIZE]),
-            Access::Write => (&ALL, &ALL),
+            Access::Write | Access::Fill => (&ALL, &ALL),
         };
+        if access == Access::Beside && !is_locked_by_others(&file, FILLING)? {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "another process is writing this image"));
+        }
         for byte in held.iter().map(|p| HELD + p).chain(denied.iter().map(|p| DENIED + p)) {
             lock(&file, byte)?;
         }
@@ -91,12 +104,15 @@ impl HostFile {
             looks += 1;
             if looks == LOOKS {
                 let why = match access {
-                    Access::Write => "another process is using this image",
+                    Access::Write | Access::Fill => "another process is using this image",
                     _ => "another process is writing this image",
                 };
                 return Err(io::Error::new(io::ErrorKind::WouldBlock, why));
             }
             thread::sleep(PAUSE);
+        }
+        if access == Access::Fill {
+            lock(&file, FILLING)?;
         }
         Ok(HostFile { file: Rc::new(file) })
     }
@@ -200,6 +216,21 @@ impl Storage for HostFile {
 
     async fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    async fn hole(&self, range: &Range<u64>) -> io::Result<(bool, u64)> {
+        let seek = |whence| lseek(&*self.file, range.start as i64, whence).map(|at| at as u64);
+        let data = match seek(Whence::SeekData) {
+            Ok(data) => data,
+            // There is no data behind.
+            Err(Errno::ENXIO) => return Ok((true, range.end)),
+            // File systems that do not know of holes.
+            Err(_) => return Ok((false, range.end)),
+        };
+        if data > range.start {
+            return Ok((true, data.min(range.end)));
+        }
+        Ok((false, seek(Whence::SeekHole).unwrap_or(range.end).min(range.end)))
     }
 
     async fn len(&self) -> io::Result<u64> {

@@ -122,6 +122,12 @@ pub trait Storage: 'static {
     /// Makes every write that has completed durable.
     async fn flush(&self) -> io::Result<()>;
 
+    /// Whether the bytes at the start of a range, which is not empty, are a hole that reads as zeroes, and
+    /// where that ends, at most at the end of the range. Saying that all is data is right.
+    async fn hole(&self, range: &Range<u64>) -> io::Result<(bool, u64)> {
+        Ok((false, range.end))
+    }
+
     /// The length of the store.
     async fn len(&self) -> io::Result<u64>;
 

@@ -1,0 +1,228 @@
+//! One client.
+
+use super::input::Input;
+use super::negotiation::Negotiation;
+use super::output::Output;
+use super::server::Server;
+use super::transmission::Transmission;
+use crate::runtime::{Event, Runtime};
+use crate::storage::Storage;
+use bytes::Bytes;
+use futures_util::future::{Either, select};
+use std::cell::Cell;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A connection to a client.
+#[derive(Debug)]
+pub enum Stream {
+    /// Within the host.
+    Unix(UnixStream),
+    /// Over the network.
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    /// Makes reads and writes return at once, as a server needs it.
+    ///
+    /// # Errors
+    /// If the host refuses.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Stream::Unix(socket) => socket.set_nonblocking(true),
+            Stream::Tcp(socket) => socket.set_nonblocking(true),
+        }
+    }
+
+    fn shutdown(&self) {
+        // Fails if the client has hung up already.
+        let _ = match self {
+            Stream::Unix(socket) => socket.shutdown(Shutdown::Both),
+            Stream::Tcp(socket) => socket.shutdown(Shutdown::Both),
+        };
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Stream::Unix(socket) => socket.as_fd(),
+            Stream::Tcp(socket) => socket.as_fd(),
+        }
+    }
+}
+
+impl Read for &Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(socket) => { &*socket }.read(buffer),
+            Stream::Tcp(socket) => { &*socket }.read(buffer),
+        }
+    }
+}
+
+impl Write for &Stream {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(socket) => { &*socket }.write(buffer),
+            Stream::Tcp(socket) => { &*socket }.write(buffer),
+        }
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Stream::Unix(socket) => { &*socket }.write_vectored(parts),
+            Stream::Tcp(socket) => { &*socket }.write_vectored(parts),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Bytes of requests that a connection may have under way without asking the others.
+pub(super) const OWN_SHARE: u64 = 1 << 20;
+/// Requests that it may have under way.
+const MAX_REQUESTS: u64 = 256;
+
+/// What a connection has under way.
+#[derive(Default)]
+pub(super) struct Load {
+    bytes: Cell<u64>,
+    requests: Cell<u64>,
+    eased: Event,
+}
+
+/// Memory that a request takes from its begin until its answer is sent.
+pub(super) struct Share {
+    load: Rc<Load>,
+    bytes: u64,
+    /// What it took of the memory for large requests, and how to give it back.
+    release: Option<Box<dyn FnOnce()>>,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.load.bytes.set(self.load.bytes.get() - self.bytes);
+        self.load.requests.set(self.load.requests.get() - 1);
+        self.load.eased.notify();
+        if let Some(release) = self.release.take() {
+            release();
+        }
+    }
+}
+
+impl Load {
+    /// Waits until nothing is under way.
+    pub async fn idle(&self) {
+        self.until(|| self.requests.get() == 0).await;
+    }
+
+    async fn until(&self, holds: impl Fn() -> bool) {
+        loop {
+            let eased = self.eased.listen();
+            if holds() {
+                return;
+            }
+            eased.await;
+        }
+    }
+
+    /// Waits for room for `bytes` more.
+    pub async fn admit<S: Storage<Payload = Bytes>>(
+        self: &Rc<Self>,
+        server: &Rc<Server<S>>,
+        bytes: u64,
+    ) -> Share {
+        let mut release = None;
+        if bytes > OWN_SHARE {
+            self.idle().await;
+            loop {
+                let freed = server.large_freed.listen();
+                if server.large.get() >= bytes {
+                    break;
+                }
+                freed.await;
+            }
+            server.large.set(server.large.get() - bytes);
+            let server = server.clone();
+            release = Some(Box::new(move || {
+                server.large.set(server.large.get() + bytes);
+                server.large_freed.notify();
+            }) as Box<dyn FnOnce()>);
+        } else {
+            let fits = || self.bytes.get() + bytes <= OWN_SHARE && self.requests.get() < MAX_REQUESTS;
+            // A large one that is under way is not this connection's own share.
+            self.until(|| fits() || self.requests.get() == 0).await;
+        }
+        self.bytes.set(self.bytes.get() + bytes);
+        self.requests.set(self.requests.get() + 1);
+        Share { load: self.clone(), bytes, release }
+    }
+}
+
+/// How long a client may take to agree upon an export.
+const NEGOTIATION_TIME: Duration = Duration::from_secs(60);
+
+/// How long a client that leaves, or a server that stops, waits for the last answers.
+const FAREWELL_TIME: Duration = Duration::from_secs(30);
+
+/// Serves one client until it leaves, the connection breaks, or the server stops.
+///
+/// # Errors
+/// If the client breaks the protocol, or the connection.
+pub(super) async fn run<S: Storage<Payload = Bytes>>(
+    server: &Rc<Server<S>>,
+    stream: Stream,
+) -> io::Result<()> {
+    let socket = Rc::new(server.runtime.watch(stream)?);
+    let mut input = Input::new(socket.clone());
+    let agreement = {
+        let negotiation = pin!(Negotiation::new(server, &mut input, &socket).run());
+        let stop = pin!(async {
+            while !server.stopping.get() {
+                let late = pin!(server.runtime.sleep(NEGOTIATION_TIME));
+                if let Either::Right(_) = select(pin!(server.stop_asked.listen()), late).await {
+                    break;
+                }
+            }
+        });
+        match select(negotiation, stop).await {
+            Either::Left((agreement, _)) => agreement?,
+            Either::Right(_) => None,
+        }
+    };
+    let Some(agreement) = agreement else { return Ok(()) };
+    let output = Rc::new(Output::default());
+    let load = Rc::new(Load::default());
+    let sent = {
+        let (output, socket) = (output.clone(), socket.clone());
+        let done = Event::new();
+        let listener = done.listen();
+        server.runtime.spawn(Box::pin(async move {
+            if output.run(&socket).await.is_err() {
+                // Wakes the reader.
+                socket.inner().shutdown();
+            }
+            done.notify();
+        }));
+        listener
+    };
+    let transmission = Transmission::new(server.clone(), agreement, output.clone(), load.clone());
+    let read = transmission.run(&mut input).await;
+    let answered = pin!(load.until(|| load.requests.get() == 0 || output.has_failed()));
+    // A client that takes no answers cannot hold the server up.
+    if let Either::Right(_) = select(answered, pin!(server.runtime.sleep(FAREWELL_TIME))).await {
+        socket.inner().shutdown();
+    }
+    output.close();
+    sent.await;
+    socket.inner().shutdown();
+    read
+}

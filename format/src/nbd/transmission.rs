@@ -1,0 +1,319 @@
+//! Requests and their answers, once client and server have agreed.
+
+use super::connection::{Load, Share};
+use super::input::Input;
+use super::negotiation::{ALLOCATION_ID, Agreement, broken};
+use super::output::{Output, Part, Parts};
+use super::protocol::*;
+use super::server::{Export, Server};
+use crate::disk::Piece;
+use crate::error::Error;
+use crate::runtime::Runtime;
+use crate::storage::Storage;
+use crate::trace::Op;
+use bytes::Bytes;
+use futures_util::future::{Either, poll_fn, select};
+use smallvec::smallvec;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Instant;
+
+/// Requests of one client that are begun before others have their turn.
+const TURN: u32 = 32;
+/// Extents that one answer describes at most.
+const MAX_EXTENTS: usize = 4096;
+/// A prefetch reads so many bytes at a time.
+const PREFETCH: u64 = 1 << 20;
+
+/// Why a request is not answered as wished.
+struct Failure {
+    errno: Errno,
+    problem: String,
+}
+
+impl Failure {
+    fn new(errno: Errno, problem: &str) -> Self {
+        Failure { errno, problem: problem.to_owned() }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let errno = match error.io_kind() {
+            Some(io::ErrorKind::StorageFull | io::ErrorKind::FileTooLarge) => Errno::NoSpace,
+            _ => Errno::Io,
+        };
+        Failure { errno, problem: error.to_string() }
+    }
+}
+
+/// A client that has chosen an export.
+pub(super) struct Transmission<S: Storage<Payload = Bytes>> {
+    server: Rc<Server<S>>,
+    export: Rc<Export<S>>,
+    structured: bool,
+    allocation: bool,
+    output: Rc<Output>,
+    load: Rc<Load>,
+}
+
+impl<S: Storage<Payload = Bytes>> Transmission<S> {
+    pub fn new(
+        server: Rc<Server<S>>,
+        agreement: Agreement<S>,
+        output: Rc<Output>,
+        load: Rc<Load>,
+    ) -> Rc<Self> {
+        let Agreement { export, structured, allocation } = agreement;
+        Rc::new(Transmission { server, export, structured, allocation, output, load })
+    }
+
+    /// Begins requests as they come, until the client leaves or the server stops.
+    ///
+    /// # Errors
+    /// If the client breaks the protocol, or the connection.
+    pub async fn run(self: &Rc<Self>, input: &mut Input) -> io::Result<()> {
+        let mut turn = 0;
+        while let Some(header) = self.next_header(input).await? {
+            let request = Request::parse(&header)
+                .ok_or_else(|| broken("a request has to begin with its magic number"))?;
+            if request.command == Command::Disconnect {
+                return Ok(());
+            }
+            let start = Instant::now();
+            let share = self.load.admit(&self.server, self.memory_of(&request)?).await;
+            let payload = match request.command {
+                Command::Write => Bytes::from(input.bytes(request.length as usize).await?),
+                _ => Bytes::new(),
+            };
+            self.begin(request, payload, share, start).await;
+            turn += 1;
+            if turn == TURN {
+                turn = 0;
+                let_others_go_on().await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn next_header(&self, input: &mut Input) -> io::Result<Option<[u8; Request::SIZE]>> {
+        if self.server.stopping.get() || self.output.has_failed() {
+            return Ok(None);
+        }
+        if input.is_buffered(Request::SIZE) {
+            return input.array().await;
+        }
+        match select(pin!(input.array()), pin!(self.server.stop_asked.listen())).await {
+            Either::Left((header, _)) => header,
+            Either::Right(_) => Ok(None),
+        }
+    }
+
+    /// Bytes that a request takes until it is answered.
+    fn memory_of(&self, request: &Request) -> io::Result<u64> {
+        match request.command {
+            Command::Write if request.length > MAX_PAYLOAD => Err(broken("too long a write")),
+            Command::Read if request.length > MAX_PAYLOAD => Ok(0),
+            Command::Read | Command::Write => Ok(request.length.into()),
+            Command::Cache | Command::WriteZeroes => Ok(PREFETCH),
+            _ => Ok(0),
+        }
+    }
+
+    /// Does what can be done at once; the rest goes on as a task.
+    async fn begin(self: &Rc<Self>, request: Request, payload: Bytes, share: Share, start: Instant) {
+        let mut work = Box::pin(self.clone().serve(request, payload, share, start));
+        if poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await.is_pending() {
+            self.server.runtime.spawn(work);
+        }
+    }
+
+    async fn serve(self: Rc<Self>, request: Request, payload: Bytes, share: Share, start: Instant) {
+        if request.command == Command::Read && !self.export.delay_read.is_zero() {
+            self.server.runtime.sleep(self.export.delay_read).await;
+        }
+        let parts = match self.perform(&request, payload).await {
+            Ok(parts) => {
+                self.note(&request, start);
+                parts
+            }
+            Err(failure) => {
+                if failure.errno == Errno::Io || failure.errno == Errno::NoSpace {
+                    self.export.statistics.fail(&failure.problem);
+                }
+                self.error_reply(&request, &failure)
+            }
+        };
+        self.output.push(parts, Some(share));
+    }
+
+    /// Counts and records a request that has succeeded.
+    fn note(&self, request: &Request, start: Instant) {
+        let op = match request.command {
+            Command::Read => Op::Read,
+            Command::Write => Op::Write,
+            Command::WriteZeroes => Op::Zero,
+            Command::Trim => Op::Trim,
+            Command::Flush => Op::Flush,
+            _ => return,
+        };
+        let (offset, length) = match op {
+            Op::Flush => (0, 0),
+            _ if request.length == 0 => return,
+            _ => (request.offset, u64::from(request.length)),
+        };
+        let end = Instant::now();
+        self.export.statistics.count(op, length, end - start);
+        if let Some(recorder) = &self.export.recorder {
+            recorder.borrow_mut().record(op, offset, length, start, end);
+        }
+    }
+
+    /// Does what a request asks for; the parts of the answer.
+    async fn perform(&self, request: &Request, payload: Bytes) -> Result<Parts, Failure> {
+        self.check(request)?;
+        let disk = &self.export.disk;
+        let (offset, length) = (request.offset, u64::from(request.length));
+        match request.command {
+            Command::Read => return self.read(request).await,
+            Command::BlockStatus => return self.block_status(request).await,
+            Command::Write => disk.write(offset, payload).await?,
+            Command::WriteZeroes => disk.write_zeroes(offset, length).await?,
+            Command::Flush => disk.flush().await?,
+            Command::Cache => self.prefetch(offset..offset + length).await?,
+            // What is trimmed may keep its content.
+            Command::Trim | Command::Disconnect => {}
+            Command::Unknown(code) => {
+                return Err(Failure::new(Errno::Invalid, &format!("there is no command {code}")));
+            }
+        }
+        let writes = matches!(request.command, Command::Write | Command::WriteZeroes | Command::Trim);
+        if writes && request.has(command_flag::FUA) {
+            disk.flush().await?;
+        }
+        Ok(self.done(request))
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Failure> {
+        let invalid = |problem| Err(Failure::new(Errno::Invalid, problem));
+        let size = self.export.disk.size();
+        let (offset, length) = (request.offset, u64::from(request.length));
+        let within = offset.checked_add(length).is_some_and(|end| end <= size);
+        let writes = matches!(request.command, Command::Write | Command::WriteZeroes | Command::Trim);
+        if writes && !self.export.writable {
+            return Err(Failure::new(Errno::NotPermitted, "the export is read-only"));
+        }
+        if request.flags & !request.command.allowed_flags() != 0 {
+            return invalid("a flag is set that does not belong to the command");
+        }
+        match request.command {
+            Command::Flush if offset != 0 || length != 0 => invalid("a flush has neither offset nor length"),
+            Command::Flush | Command::Unknown(_) => Ok(()),
+            Command::Write | Command::WriteZeroes if !within => {
+                Err(Failure::new(Errno::NoSpace, "the range goes beyond the disk"))
+            }
+            _ if !within => invalid("the range goes beyond the disk"),
+            Command::Read if request.length > MAX_PAYLOAD => {
+                Err(Failure::new(Errno::Overflow, "at most 32 MiB may be read at once"))
+            }
+            Command::BlockStatus if !self.allocation => invalid("block status was not agreed upon"),
+            Command::BlockStatus if length == 0 => invalid("block status needs a length"),
+            _ => Ok(()),
+        }
+    }
+
+    async fn prefetch(&self, range: std::ops::Range<u64>) -> Result<(), Failure> {
+        let mut at = range.start;
+        while at < range.end {
+            let length = PREFETCH.min(range.end - at);
+            self.export.disk.read_pieces(at, length).await?;
+            at += length;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, request: &Request) -> Result<Parts, Failure> {
+        let pieces = self.export.disk.read_pieces(request.offset, request.length.into()).await?;
+        if pieces.is_empty() {
+            return Ok(self.done(request));
+        }
+        let mut parts = Parts::new();
+        if !self.structured {
+            parts.push(Part::Small(Small::simple_reply(0, request.cookie)));
+            pieces.into_iter().for_each(|piece| parts.push(Part::Data(piece.payload())));
+            return Ok(parts);
+        }
+        let whole = request.has(command_flag::DF);
+        let groups: Vec<&[Piece<Bytes>]> =
+            pieces.chunk_by(|a, b| whole || a.data.is_some() == b.data.is_some()).collect();
+        for (number, group) in groups.iter().enumerate() {
+            let flags = if number + 1 == groups.len() { chunk::DONE } else { 0 };
+            let start = group[0].range.start;
+            let length = (group[group.len() - 1].range.end - start) as u32;
+            let mut place = [0; 12];
+            place[..8].copy_from_slice(&start.to_be_bytes());
+            place[8..].copy_from_slice(&length.to_be_bytes());
+            if group.iter().all(|piece| piece.data.is_none()) {
+                parts.push(Part::Small(Small::chunk(flags, chunk::OFFSET_HOLE, request.cookie, 12, &place)));
+                continue;
+            }
+            let header = Small::chunk(flags, chunk::OFFSET_DATA, request.cookie, 8 + length, &place[..8]);
+            parts.push(Part::Small(header));
+            parts.extend(group.iter().map(|piece| Part::Data(piece.payload())));
+        }
+        Ok(parts)
+    }
+
+    async fn block_status(&self, request: &Request) -> Result<Parts, Failure> {
+        let most = if request.has(command_flag::REQ_ONE) { 1 } else { MAX_EXTENTS };
+        let extents = self.export.disk.extents(request.offset, request.length.into(), most).await?;
+        let mut described = Vec::with_capacity(extents.len() * 8);
+        for extent in &extents {
+            let flags = if extent.is_zero { allocation::HOLE | allocation::ZERO } else { 0 };
+            described.extend(((extent.range.end - extent.range.start) as u32).to_be_bytes());
+            described.extend(flags.to_be_bytes());
+        }
+        let payload = 4 + described.len() as u32;
+        let id = ALLOCATION_ID.to_be_bytes();
+        let header = Small::chunk(chunk::DONE, chunk::BLOCK_STATUS, request.cookie, payload, &id);
+        Ok(smallvec![Part::Small(header), Part::Data(described.into())])
+    }
+
+    /// An answer without data.
+    fn done(&self, request: &Request) -> Parts {
+        smallvec![Part::Small(match self.structured && request.command == Command::Read {
+            true => Small::chunk(chunk::DONE, chunk::NONE, request.cookie, 0, &[]),
+            false => Small::simple_reply(0, request.cookie),
+        })]
+    }
+
+    fn error_reply(&self, request: &Request, failure: &Failure) -> Parts {
+        let errno = failure.errno as u32;
+        // Only what must be structured is: every client understands the other form for the rest.
+        if !self.structured || !matches!(request.command, Command::Read | Command::BlockStatus) {
+            return smallvec![Part::Small(Small::simple_reply(errno, request.cookie))];
+        }
+        let message: String = failure.problem.chars().take(500).collect();
+        let mut start = [0; 6];
+        start[..4].copy_from_slice(&errno.to_be_bytes());
+        start[4..].copy_from_slice(&(message.len() as u16).to_be_bytes());
+        let payload = 6 + message.len() as u32;
+        let header = Small::chunk(chunk::DONE, chunk::ERROR, request.cookie, payload, &start);
+        smallvec![Part::Small(header), Part::Data(message.into())]
+    }
+}
+
+async fn let_others_go_on() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
