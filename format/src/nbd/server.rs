@@ -7,12 +7,12 @@ use crate::disk::Disk;
 use crate::runtime::{Event, LocalRuntime, Runtime};
 use crate::storage::Storage;
 use bytes::Bytes;
-use nix::sys::stat::{Mode, umask};
 use std::cell::{Cell, RefCell};
+use std::fs::Permissions;
 use std::io;
 use std::net::{TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::rc::Rc;
@@ -69,10 +69,14 @@ impl Listener {
                 Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "a server is listening there")),
             }
         }
-        let others = umask(Mode::S_IRWXG | Mode::S_IRWXO | Mode::S_IXUSR);
-        let socket = UnixListener::bind(path);
-        umask(others);
-        Ok(Listener::Unix(socket?))
+        // Nobody else reaches it before its permissions are right.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let private = tempfile::Builder::new().prefix(".s").rand_bytes(4).tempdir_in(folder)?;
+        let inside = private.path().join("s");
+        let socket = UnixListener::bind(&inside)?;
+        std::fs::set_permissions(&inside, Permissions::from_mode(0o600))?;
+        std::fs::rename(&inside, path)?;
+        Ok(Listener::Unix(socket))
     }
 
     /// Listens at a TCP address and port.

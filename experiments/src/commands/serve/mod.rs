@@ -77,7 +77,7 @@ pub struct Args {
     #[arg(long, value_name = "KEY=VALUE", requires = "record")]
     note: Vec<String>,
     /// Hold every read back by so many milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 0.0)]
+    #[arg(long, value_name = "MS", default_value_t = 0.0, allow_hyphen_values = true)]
     delay_read: f64,
     /// Unix socket that tells the status [default: that of the server with .status added]
     #[arg(long, value_name = "PATH")]
