@@ -185,3 +185,51 @@ fn help_has_examples() {
         assert!(text.contains("Examples:") && text.contains("qemu-img"), "{text}");
     }
 }
+
+/// A log of nbdkit with one read of 4 KiB.
+fn nbdkit_log(folder: &tempfile::TempDir) -> PathBuf {
+    let path = folder.path().join("nbdkit.log");
+    let log = "\
+2026-11-24 02:26:24.400152 connection=1 Connect export=\"\" tls=0 size=0x800000
+2026-11-24 02:26:24.400394 connection=1 Read id=1 offset=0x1000 count=0x1000 ...
+2026-11-24 02:26:24.403531 connection=1 ...Read id=1 return=0
+";
+    fs::write(&path, log).unwrap();
+    path
+}
+
+#[test]
+fn convert_makes_a_trace_that_info_knows_the_origin_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, boot) = (nbdkit_log(&folder), folder.path().join("boot.csv.gz"));
+    let report = json(vmicache().args(["trace", "convert"]).args([&log, &boot]));
+    assert_eq!(report["from"], "nbdkit-log");
+    assert_eq!(report["requests"], 1);
+    assert_eq!(report["bytes"], 4096);
+    assert!(report["lacks"][0].as_str().unwrap().contains("guest"));
+
+    let info = json(vmicache().args(["trace", "info"]).arg(&boot));
+    assert_eq!(info["traces"][0]["metadata"]["source"], "nbdkit-log");
+    assert_eq!(info["traces"][0]["span_us"], 3137);
+    let output = vmicache().args(["trace", "info"]).arg(&boot).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("  recorded: 2026-11-24\n"), "{text}");
+
+    let output = vmicache().args(["trace", "convert", "--from", "nbdkit-log"]).args([&log, &boot]).output();
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert!(text.contains("does not tell") && text.contains("4096"), "{text}");
+}
+
+#[test]
+fn convert_names_what_is_wrong_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, boot) = (nbdkit_log(&folder), folder.path().join("boot.csv"));
+    let other = failure(vmicache().args(["trace", "convert", "--from", "blktrace"]).args([&log, &boot]));
+    assert!(other.contains("nbdkit.log: no request of blktrace in it"), "{other}");
+    let same = failure(vmicache().args(["trace", "convert"]).args([&log, &log]));
+    assert!(same.contains("another name"), "{same}");
+    fs::write(&log, "nothing\n").unwrap();
+    let unknown = failure(vmicache().args(["trace", "convert"]).args([&log, &boot]));
+    assert!(unknown.contains("nbdkit-log, qemu-events and blktrace"), "{unknown}");
+    assert!(!boot.exists());
+}

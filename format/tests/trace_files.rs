@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use std::error::Error;
 use std::io::{self, Read, Write};
 use std::time::Duration;
-use vmicache_format::trace::{MAX_BYTES, MAX_LINE, MAX_REQUESTS, Op, Request, Trace, TraceError};
+use vmicache_format::trace::{
+    MAX_BYTES, MAX_LINE, MAX_METADATA, MAX_REQUESTS, Metadata, MetadataError, Op, Request, Trace, TraceError,
+};
 
 fn parse(text: &str) -> Result<Trace, TraceError> {
     Trace::parse(text.as_bytes(), "boot.csv")
@@ -146,6 +148,74 @@ fn input_without_end_is_refused() {
     let many = Trace::parse(endless(b"0,1,read,0,1,\n"), "bomb").unwrap_err();
     assert!(matches!(many, TraceError::TooManyRequests { .. }), "{many:?}");
     assert!(many.to_string().contains(&MAX_REQUESTS.to_string()), "{many}");
+}
+
+#[test]
+fn metadata_come_back_as_they_were() {
+    let trace = rows("0,1,read,0,4096\n").unwrap();
+    let mut metadata = Metadata::default();
+    metadata.set(Metadata::GUEST, "Debian 12: minimal, größer").unwrap();
+    metadata.set(Metadata::HOST, "a").unwrap();
+    metadata.set("x-2", "# 1, \"2\"").unwrap();
+    metadata.set(Metadata::HOST, "b").unwrap();
+    let pairs: Vec<_> = metadata.iter().collect();
+    assert_eq!(pairs, [("guest", "Debian 12: minimal, größer"), ("host", "b"), ("x-2", "# 1, \"2\"")]);
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["boot.csv", "boot.csv.gz"] {
+        let path = folder.path().join(name);
+        trace.save_with_metadata(&path, &metadata).unwrap();
+        assert_eq!(Trace::open_with_metadata(&path).unwrap(), (metadata.clone(), trace.clone()));
+        assert_eq!(Trace::open(&path).unwrap(), trace);
+    }
+    trace.save(&folder.path().join("plain.csv")).unwrap();
+    assert!(Trace::open_with_metadata(&folder.path().join("plain.csv")).unwrap().0.is_empty());
+}
+
+#[test]
+fn what_cannot_be_metadata_is_refused() {
+    let mut metadata = Metadata::default();
+    for key in ["", "Guest", "a b", "a:b", "ä", "a\n"] {
+        assert!(matches!(metadata.set(key, "x"), Err(MetadataError::Key(_))), "{key:?}");
+    }
+    for value in ["", " x", "x ", "a\nb", "a\tb", "\u{1b}[31m"] {
+        assert!(matches!(metadata.set("guest", value), Err(MetadataError::Value(_))), "{value:?}");
+    }
+    assert!(matches!(metadata.set("guest", &"x".repeat(MAX_LINE as usize)), Err(MetadataError::Long(_))));
+    assert!(metadata.is_empty());
+    (0..MAX_METADATA).for_each(|i| metadata.set(&format!("k{i}"), "x").unwrap());
+    assert_eq!(metadata.set("more", "x"), Err(MetadataError::TooMany));
+    metadata.set("k0", "y").unwrap();
+}
+
+#[test]
+fn wrong_metadata_lines_are_named() {
+    let header = "start_us,end_us,op,offset,length\n0,1,read,0,1\n";
+    let many: String = (0..=MAX_METADATA).map(|i| format!("# k{i}: x\n")).collect();
+    let wrong = [
+        ("# guest: a\n\n# no pair\n", 3, "# key: value"),
+        ("# Guest: a\n", 1, "lower-case"),
+        ("# guest:\n", 1, "printable"),
+        ("# guest: a\n# guest: b\n", 2, "twice"),
+        (&many, 65, "more than 64"),
+    ];
+    for (lines, line, right) in wrong {
+        let message = message(parse(&format!("{lines}{header}")));
+        assert!(message.starts_with(&format!("boot.csv, line {line}: ")), "{message}");
+        assert!(message.contains(right), "{message}");
+    }
+    let long = parse(&format!("# guest: {}\n{header}", "x".repeat(MAX_LINE as usize))).unwrap_err();
+    assert!(matches!(long, TraceError::LongLine { line: 0, .. }), "{long:?}");
+}
+
+#[test]
+fn lines_are_counted_from_the_first_line_of_metadata() {
+    let header = "start_us,end_us,op,offset,length\n";
+    let row = message(parse(&format!("# guest: a\r\n\r\n# host: b\n{header}0,1,read,0,1\n0,1,fetch,0,1\n")));
+    assert!(row.starts_with("boot.csv, line 6, column op"), "{row}");
+    let missing = message(parse("# guest: a\nstart,end_us,op,offset,length\n"));
+    assert!(missing.starts_with("boot.csv: line 2 is "), "{missing}");
+    let late = message(parse(&format!("{header}# guest: a\n0,1,read,0,1\n")));
+    assert!(late.starts_with("boot.csv, line 2: 1 fields"), "{late}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What can be wrong with a trace.
 
-use super::{MAX_BYTES, MAX_LINE, MAX_REQUESTS, Request};
+use super::{MAX_BYTES, MAX_LINE, MAX_REQUESTS, MetadataError, Request};
 use std::io;
 use std::path::PathBuf;
 
@@ -43,28 +43,62 @@ pub enum TraceError {
         /// What the decompressor met.
         problem: String,
     },
-    /// The first line does not name a column that a trace must have.
+    /// A line before the header is not metadata.
+    #[error("{file}, line {line}: {source}")]
+    Metadata {
+        /// The trace's name.
+        file: String,
+        /// The line, counted from 1.
+        line: u64,
+        /// What is wrong.
+        source: MetadataError,
+    },
+    /// A line of another recorder's log is not as that recorder writes it, or what it says cannot be.
+    #[error("{file}, line {line}: {problem}")]
+    Source {
+        /// The log's name.
+        file: String,
+        /// The line, counted from 1.
+        line: u64,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// It cannot be told which recorder wrote a log, or another one than was said wrote it.
+    #[error("{file}: {problem}; choose from nbdkit-log, qemu-events and blktrace")]
+    UnknownSource {
+        /// The log's name.
+        file: String,
+        /// What was found.
+        problem: String,
+    },
+    /// The header line does not name a column that a trace must have.
     #[error(
-        "{file}: line 1 is \"{header}\" and has no column {column}; right: start_us,end_us,op,offset,length"
+        "{file}: line {line} is \"{header}\" and has no column {column}; right: start_us,end_us,op,offset,length"
     )]
     MissingColumn {
         /// The trace's name.
         file: String,
+        /// The line, counted from 1.
+        line: u64,
         /// The column's name.
         column: &'static str,
-        /// The first line as it is.
+        /// The header line as it is.
         header: String,
     },
-    /// The first line names a column twice.
-    #[error("{file}: line 1 names the column {column} twice; each column once would be right")]
+    /// The header line names a column twice.
+    #[error("{file}: line {line} names the column {column} twice; each column once would be right")]
     DuplicateColumn {
         /// The trace's name.
         file: String,
+        /// The line, counted from 1.
+        line: u64,
         /// The column's name.
         column: &'static str,
     },
-    /// A line has more or fewer fields than the first.
-    #[error("{file}, line {line}: {fields} fields; right would be {columns}, as many as line 1 has columns")]
+    /// A line has more or fewer fields than the header line.
+    #[error(
+        "{file}, line {line}: {fields} fields; right would be {columns}, as many as the header line has columns"
+    )]
     Fields {
         /// The trace's name.
         file: String,
@@ -72,7 +106,7 @@ pub enum TraceError {
         line: u64,
         /// How many fields the line has.
         fields: usize,
-        /// How many the first line has.
+        /// How many the header line has.
         columns: usize,
     },
     /// A field holds a value that it must not have.

@@ -11,10 +11,24 @@
 //! Times are whole microseconds from the first request, offsets and lengths bytes on the guest's disk, `op` one
 //! of `read`, `write`, `zero`, `trim` and `flush`. Columns may come in any order, others beside them are
 //! ignored, and fields are not quoted.
+//!
+//! Before that line may stand what is known of the recording, one `# key: value` to a line, at most
+//! [`MAX_METADATA`] of them:
+//!
+//! ```text
+//! # guest: debian-12-minimal
+//! # tool: nbdkit 1.32, log filter
+//! start_us,end_us,op,offset,length
+//! ```
+//!
+//! Keys consist of lower-case letters, digits and hyphens, and each is there once; values are one line of printable
+//! text. The constants of [`Metadata`] are the keys with a meaning. [`convert`] makes traces of other recorders' logs.
 
 mod analysis;
+pub mod convert;
 mod dependencies;
 mod error;
+mod metadata;
 mod ranges;
 mod read;
 mod write;
@@ -22,6 +36,7 @@ mod write;
 pub use analysis::{Counts, Overlap, Summary, overlap, working_set};
 pub use dependencies::{Dependencies, Learned, Link};
 pub use error::TraceError;
+pub use metadata::{MAX_METADATA, Metadata, MetadataError};
 pub use read::{MAX_BYTES, MAX_LINE, MAX_REQUESTS, MAX_TIME};
 
 use std::fmt;

@@ -1,10 +1,10 @@
 //! Reading traces: nothing in a file is believed before it has been checked.
 
-use super::{Op, Request, Trace, TraceError};
+use super::{Metadata, Op, Request, Trace, TraceError};
 use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder, Terminator, Trim};
 use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
-use std::io::{self, BufReader, Chain, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub const MAX_LINE: u64 = 4096;
 /// Latest time in a trace: 100 days. Sums over any trace then stay far from overflow.
 pub const MAX_TIME: Duration = Duration::from_secs(100 * 24 * 3600);
 /// A file offset is a signed number for the operating system.
-const MAX_OFFSET: u64 = i64::MAX as u64;
+pub(super) const MAX_OFFSET: u64 = i64::MAX as u64;
 
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const COLUMNS: [&str; 5] = ["start_us", "end_us", "op", "offset", "length"];
@@ -28,12 +28,15 @@ impl Trace {
     /// # Errors
     /// If the file cannot be read or is not a trace; the error says where and what would be right.
     pub fn open(path: &Path) -> Result<Trace, TraceError> {
-        let cannot_open = |source| TraceError::Open { path: path.to_path_buf(), source };
-        let file = File::open(path).map_err(cannot_open)?;
-        if file.metadata().map_err(cannot_open)?.is_dir() {
-            return Err(cannot_open(io::Error::from(io::ErrorKind::IsADirectory)));
-        }
-        Trace::parse(file, &path.display().to_string())
+        Trace::open_with_metadata(path).map(|(_, trace)| trace)
+    }
+
+    /// Reads the trace in the file `path` and what is known of it, as [`Trace::open`].
+    ///
+    /// # Errors
+    /// As [`Trace::open`].
+    pub fn open_with_metadata(path: &Path) -> Result<(Metadata, Trace), TraceError> {
+        Trace::parse_with_metadata(open_file(path)?, &path.display().to_string())
     }
 
     /// Reads a trace, plain or compressed with gzip; errors call it `name`. Requests that are not in order of
@@ -41,7 +44,42 @@ impl Trace {
     ///
     /// # Errors
     /// If the input cannot be read or is not a trace; the error says where and what would be right.
-    pub fn parse(mut input: impl Read, name: &str) -> Result<Trace, TraceError> {
+    pub fn parse(input: impl Read, name: &str) -> Result<Trace, TraceError> {
+        Trace::parse_with_metadata(input, name).map(|(_, trace)| trace)
+    }
+
+    /// Reads a trace and what is known of it, as [`Trace::parse`].
+    ///
+    /// # Errors
+    /// As [`Trace::parse`].
+    pub fn parse_with_metadata(input: impl Read, name: &str) -> Result<(Metadata, Trace), TraceError> {
+        let mut text = Text::new(input, name)?;
+        let metadata = text.metadata()?;
+        Ok((metadata, Parser::new(text).trace()?))
+    }
+}
+
+/// Opens a file to read it; a folder is refused.
+pub(super) fn open_file(path: &Path) -> Result<File, TraceError> {
+    let cannot_open = |source| TraceError::Open { path: path.to_path_buf(), source };
+    let file = File::open(path).map_err(cannot_open)?;
+    if file.metadata().map_err(cannot_open)?.is_dir() {
+        return Err(cannot_open(io::Error::from(io::ErrorKind::IsADirectory)));
+    }
+    Ok(file)
+}
+
+/// The bounded text of a file, plain or compressed with gzip; every line ends in a line feed, the last one too.
+pub(super) struct Text<'a> {
+    input: BufReader<Bounded<Box<dyn Read + 'a>>>,
+    name: &'a str,
+    compressed: bool,
+    /// Lines that [`Text::next_line`] has read.
+    lines: u64,
+}
+
+impl<'a> Text<'a> {
+    pub(super) fn new(mut input: impl Read + 'a, name: &'a str) -> Result<Self, TraceError> {
         let mut magic = Vec::with_capacity(GZIP_MAGIC.len());
         input
             .by_ref()
@@ -49,34 +87,95 @@ impl Trace {
             .read_to_end(&mut magic)
             .map_err(|source| TraceError::Read { file: name.to_owned(), line: 0, source })?;
         let compressed = magic == GZIP_MAGIC;
-        let input = BufReader::new(Cursor::new(magic).chain(input));
-        if compressed {
-            Parser::new(MultiGzDecoder::new(input), name, true).trace()
+        let input: Chain<_, _> = Cursor::new(magic).chain(input);
+        // An empty line more at the end does not matter, and lets lines be counted.
+        let input: Box<dyn Read + 'a> = if compressed {
+            Box::new(MultiGzDecoder::new(BufReader::new(input)).chain(&b"\n"[..]))
         } else {
-            Parser::new(input, name, false).trace()
+            Box::new(input.chain(&b"\n"[..]))
+        };
+        Ok(Text { input: BufReader::new(Bounded::new(input)), name, compressed, lines: 0 })
+    }
+
+    /// The next line without its end; none at the end of the text. What is not UTF-8 is replaced.
+    pub(super) fn next_line(&mut self) -> Result<Option<String>, TraceError> {
+        let mut line = Vec::new();
+        // Bounded by MAX_LINE: the reader below fails at longer lines.
+        if self.input.read_until(b'\n', &mut line).map_err(|error| self.error(error))? == 0 {
+            return Ok(None);
+        }
+        self.lines += 1;
+        Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()))
+    }
+
+    /// The number of the line that was read last.
+    pub(super) fn line(&self) -> u64 {
+        self.lines
+    }
+
+    pub(super) fn file(&self) -> String {
+        self.name.to_owned()
+    }
+
+    /// Reads the comment lines, and blank ones, that stand before all others.
+    fn metadata(&mut self) -> Result<Metadata, TraceError> {
+        let mut metadata = Metadata::default();
+        while let Some(b'#' | b'\n' | b'\r') = self.peek()? {
+            let line = self.next_line()?.unwrap_or_default();
+            if line.starts_with('#') {
+                metadata.read_line(&line).map_err(|source| TraceError::Metadata {
+                    file: self.file(),
+                    line: self.line(),
+                    source,
+                })?;
+            }
+        }
+        Ok(metadata)
+    }
+
+    fn peek(&mut self) -> Result<Option<u8>, TraceError> {
+        match self.input.fill_buf() {
+            Ok(buffer) => Ok(buffer.first().copied()),
+            Err(error) => Err(self.error(error)),
+        }
+    }
+
+    fn error(&self, source: io::Error) -> TraceError {
+        let (file, line) = (self.file(), self.input.get_ref().lines);
+        match (Excess::of(&source), source.kind()) {
+            (Some(Excess::Bytes), _) => TraceError::TooLarge { file },
+            (Some(Excess::Line), _) => TraceError::LongLine { file, line },
+            (None, io::ErrorKind::UnexpectedEof) if self.compressed => TraceError::Truncated { file, line },
+            (None, io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) if self.compressed => {
+                TraceError::Damaged { file, line, problem: source.to_string() }
+            }
+            (None, _) => TraceError::Read { file, line, source },
         }
     }
 }
 
-struct Parser<'a, R> {
-    csv: Reader<Bounded<Chain<R, &'static [u8]>>>,
-    name: &'a str,
-    compressed: bool,
+impl Read for Text<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.input.read(buffer)
+    }
 }
 
-impl<'a, R: Read> Parser<'a, R> {
-    fn new(input: R, name: &'a str, compressed: bool) -> Self {
-        // Quotes are plain characters: an opening quote would swallow lines up to the next one. Every line ends
-        // in a line feed, the last one too (an empty line more does not matter), so that lines can be counted;
-        // a carriage return before it is trimmed.
+struct Parser<'a> {
+    csv: Reader<Text<'a>>,
+}
+
+impl<'a> Parser<'a> {
+    fn new(text: Text<'a>) -> Self {
+        // Quotes are plain characters: an opening quote would swallow lines up to the next one. A carriage return
+        // before a line feed is trimmed.
         let csv = ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
             .quoting(false)
             .terminator(Terminator::Any(b'\n'))
             .trim(Trim::All)
-            .from_reader(Bounded::new(input.chain(&b"\n"[..])));
-        Parser { csv, name, compressed }
+            .from_reader(text);
+        Parser { csv }
     }
 
     fn trace(mut self) -> Result<Trace, TraceError> {
@@ -95,7 +194,8 @@ impl<'a, R: Read> Parser<'a, R> {
                 let (fields, columns) = (record.len(), header);
                 return Err(TraceError::Fields { file: self.file(), line: self.line(), fields, columns });
             }
-            let row = Row { file: self.name, line: self.line(), columns: &columns, record: &record };
+            let row =
+                Row { file: self.csv.get_ref().name, line: self.line(), columns: &columns, record: &record };
             requests.push(row.request()?);
         }
         if requests.is_empty() {
@@ -113,12 +213,13 @@ impl<'a, R: Read> Parser<'a, R> {
                 let fields: Vec<_> = header.iter().map(printable).collect();
                 return Err(TraceError::MissingColumn {
                     file: self.file(),
+                    line: self.line(),
                     column,
                     header: fields.join(","),
                 });
             };
             if places.next().is_some() {
-                return Err(TraceError::DuplicateColumn { file: self.file(), column });
+                return Err(TraceError::DuplicateColumn { file: self.file(), line: self.line(), column });
             }
             *place = first;
         }
@@ -137,35 +238,20 @@ impl<'a, R: Read> Parser<'a, R> {
     }
 
     fn error(&self, error: csv::Error) -> TraceError {
-        let (file, line) = (self.file(), self.csv.get_ref().lines);
-        match error.into_kind() {
-            ErrorKind::Io(source) => match Excess::of(&source) {
-                Some(Excess::Bytes) => TraceError::TooLarge { file },
-                Some(Excess::Line) => TraceError::LongLine { file, line },
-                None => self.read_error(source),
-            },
-            other => TraceError::Read { file, line, source: io::Error::other(format!("{other:?}")) },
-        }
+        let source = match error.into_kind() {
+            ErrorKind::Io(source) => source,
+            other => io::Error::other(format!("{other:?}")),
+        };
+        self.csv.get_ref().error(source)
     }
 
-    fn read_error(&self, source: io::Error) -> TraceError {
-        let (file, line) = (self.file(), self.csv.get_ref().lines);
-        match source.kind() {
-            io::ErrorKind::UnexpectedEof if self.compressed => TraceError::Truncated { file, line },
-            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if self.compressed => {
-                TraceError::Damaged { file, line, problem: source.to_string() }
-            }
-            _ => TraceError::Read { file, line, source },
-        }
-    }
-
-    /// The line of the record that was read last.
+    /// The line of the record that was read last; the metadata stand before what the CSV reader counts.
     fn line(&self) -> u64 {
-        self.csv.position().line().saturating_sub(1)
+        self.csv.get_ref().line() + self.csv.position().line().saturating_sub(1)
     }
 
     fn file(&self) -> String {
-        self.name.to_owned()
+        self.csv.get_ref().file()
     }
 }
 
@@ -233,7 +319,7 @@ impl Row<'_> {
 }
 
 /// Bytes of a file as they may be shown on a terminal.
-fn printable(bytes: &[u8]) -> String {
+pub(super) fn printable(bytes: &[u8]) -> String {
     const MOST: usize = 80;
     let text = String::from_utf8_lossy(bytes);
     let mut shown: String = text.chars().take(MOST).flat_map(char::escape_default).collect();

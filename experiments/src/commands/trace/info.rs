@@ -7,6 +7,7 @@ use crate::units::{cluster, mb, percent};
 use crate::{output, recording, size};
 use anyhow::{Context, bail};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -48,9 +49,13 @@ pub struct Args {
 /// If a file is not a trace, or the plot cannot be written.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let format = args.plot.as_deref().map(PlotFormat::of).transpose()?;
-    let boots =
-        args.files.iter().map(|path| recording::open(path, None)).collect::<anyhow::Result<Vec<_>>>()?;
-    let infos = args.files.iter().zip(&boots).map(|(path, boot)| Info::of(path, boot, &args.granularity));
+    let opened = args.files.iter().map(|path| Trace::open_with_metadata(path));
+    let (metadata, boots): (Vec<_>, Vec<_>) = opened.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+    let recordings = metadata.iter().zip(&boots);
+    let infos = args.files.iter().zip(recordings).map(|(path, (metadata, boot))| Info {
+        metadata: metadata.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        ..Info::of(path, boot, &args.granularity)
+    });
     let report = Report { traces: infos.collect(), overlap: overlaps(&boots, &args.granularity) };
     if let (Some(path), Some(format)) = (&args.plot, format) {
         output::write_file(path, &format.draw(&args.files, &boots)?)?;
@@ -98,6 +103,8 @@ struct Report {
 #[derive(Serialize)]
 struct Info {
     file: String,
+    /// Empty if nothing is known of the recording.
+    metadata: BTreeMap<String, String>,
     requests: u64,
     operations: Vec<Operation>,
     working_set: Vec<WorkingSet>,
@@ -149,6 +156,7 @@ impl Info {
         let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Info {
             file: path.display().to_string(),
+            metadata: BTreeMap::new(),
             requests: summary.requests(),
             operations: summary.by_op.iter().map(operation).collect(),
             working_set: granularities
@@ -229,7 +237,11 @@ impl Report {
     fn text(&self) -> anyhow::Result<String> {
         let mut text = String::new();
         for info in &self.traces {
-            writeln!(text, "{}\n{}", info.file, info.table().text(2))?;
+            writeln!(text, "{}", info.file)?;
+            for (key, value) in &info.metadata {
+                writeln!(text, "  {key}: {value}")?;
+            }
+            writeln!(text, "{}", info.table().text(2))?;
         }
         if !self.overlap.is_empty() {
             let mut table = Table::default();

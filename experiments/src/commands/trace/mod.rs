@@ -1,5 +1,6 @@
 //! `vmicache trace`: recorded boots, in numbers and through real images.
 
+mod convert;
 mod info;
 mod replay;
 
@@ -19,6 +20,8 @@ enum Command {
     Info(info::Args),
     /// Replay one boot through real images and count what the base image serves
     Replay(replay::Args),
+    /// Make a trace of the log of nbdkit, QEMU or blktrace
+    Convert(convert::Args),
 }
 
 /// Runs the command.
@@ -29,5 +32,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Info(args) => info::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::Convert(args) => convert::run(args),
     }
 }
