@@ -85,12 +85,28 @@ pub async fn open_chain(
     options: &ChainOptions,
     runtime: Rc<dyn Runtime>,
 ) -> Result<Disk<HostFile>> {
+    open_chain_in(path, format, options, runtime, |_, file| file).await
+}
+
+/// As [`open_chain`], with every file seen through a storage that `wrap` makes of it: it is told which image of
+/// the chain the file holds, 0 for the top.
+///
+/// # Errors
+/// As [`open_chain`].
+pub async fn open_chain_in<S: Storage>(
+    path: &Path,
+    format: Format,
+    options: &ChainOptions,
+    runtime: Rc<dyn Runtime>,
+    wrap: impl Fn(usize, HostFile) -> S,
+) -> Result<Disk<S>> {
     let files = inspect_chain(path, format).await?;
     // From the bottom, so that every cache finds its base open.
-    let mut layers: Vec<Rc<Layer<HostFile>>> = Vec::new();
+    let mut layers: Vec<Rc<Layer<S>>> = Vec::new();
     for (depth, file) in files.iter().enumerate().rev() {
         let writable = depth == 0 && options.writable;
-        let layer = Rc::new(open_layer(file, writable, options, runtime.clone()).await?);
+        let wrap = |storage| wrap(depth, storage);
+        let layer = Rc::new(open_layer(file, writable, options, runtime.clone(), wrap).await?);
         if let Some(recorded) = file.header.as_ref().and_then(Header::base_identity) {
             check_identity(&file.path, &recorded, &options.identity, &layers, runtime.clone()).await?;
         }
@@ -144,12 +160,13 @@ pub async fn inspect_chain(path: &Path, format: Format) -> Result<Vec<ImageFile>
     Ok(files)
 }
 
-async fn open_layer(
+async fn open_layer<S: Storage>(
     file: &ImageFile,
     writable: bool,
     options: &ChainOptions,
     runtime: Rc<dyn Runtime>,
-) -> Result<Layer<HostFile>> {
+    wrap: impl FnOnce(HostFile) -> S,
+) -> Result<Layer<S>> {
     let name = file.path.display().to_string();
     let is_cache = file.header.as_ref().is_some_and(|header| header.cache().is_some());
     let mode = match (writable, is_cache && options.fill) {
@@ -163,7 +180,7 @@ async fn open_layer(
         );
     }
     let access = if mode == Mode::Read { Access::Read } else { Access::Write };
-    let storage = HostFile::open(&file.path, access).map_err(file_error(&file.path))?;
+    let storage = wrap(HostFile::open(&file.path, access).map_err(file_error(&file.path))?);
     Ok(match file.format {
         Format::Raw => Layer::Raw(RawImage::open(storage, &name, writable).await?),
         Format::Qcow2 => {
@@ -173,11 +190,11 @@ async fn open_layer(
 }
 
 /// Refuses a cache whose base is not the one that it was made for.
-async fn check_identity(
+async fn check_identity<S: Storage>(
     cache: &Path,
     recorded: &BaseIdentity,
     check: &IdentityCheck,
-    base: &[Rc<Layer<HostFile>>],
+    base: &[Rc<Layer<S>>],
     runtime: Rc<dyn Runtime>,
 ) -> Result<()> {
     let found = match (recorded, check) {
