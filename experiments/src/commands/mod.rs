@@ -1,5 +1,6 @@
 //! One module a subcommand: its arguments, and what it does.
 
+pub mod cache;
 pub mod completions;
 pub mod img;
 pub mod quota;
@@ -7,3 +8,4 @@ pub mod reproduce;
 pub mod run;
 pub mod sweep;
 pub mod trace;
+pub mod warm;
