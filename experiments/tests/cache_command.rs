@@ -129,7 +129,7 @@ fn a_quota_that_is_too_small_is_kept_and_told_of() {
     assert_eq!(made["cached_bytes"], FIRST + SECOND - left);
     assert!(fs::metadata(folder.path("cache.qcow2")).unwrap().len() <= 150 << 10);
     let warning = String::from_utf8(output.stderr).unwrap();
-    assert_says(&warning, &["warning", "the quota is too small", "second.csv", &left.to_string()]);
+    assert_says(&warning, &["warning", "the quota is too small", "second", &left.to_string()]);
     folder.qemu_img(&["check", "cache.qcow2"]);
     report(&folder, &["cache", "verify", "cache.qcow2"], 0);
     assert_says(

@@ -2,6 +2,7 @@
 
 use super::Args;
 use super::boot::Outcome;
+use crate::recording;
 use crate::terminal::Table;
 use crate::units::{cluster, mb};
 use serde::Serialize;
@@ -17,6 +18,8 @@ pub struct BootReport {
     /// After all boots have filled it: what it has no room for.
     base_bytes_read_again: u64,
     #[serde(skip)]
+    name: String,
+    #[serde(skip)]
     failed_fills: u64,
 }
 
@@ -24,6 +27,7 @@ impl BootReport {
     pub fn new(trace: &Path, filled: &Outcome, again: &Outcome) -> BootReport {
         BootReport {
             trace: trace.display().to_string(),
+            name: recording::name(trace),
             base_bytes_read: filled.base_bytes_read,
             base_bytes_read_again: again.base_bytes_read,
             failed_fills: filled.failed_fills,
@@ -83,7 +87,7 @@ impl Report {
             .traces
             .iter()
             .filter(|boot| boot.base_bytes_read_again > 0)
-            .map(|boot| format!("{} {} bytes", boot.trace, boot.base_bytes_read_again))
+            .map(|boot| format!("{} {} bytes", boot.name, boot.base_bytes_read_again))
             .collect();
         let why = match self.failed_copies {
             0 => "the quota is too small (`vmicache quota` finds one that is not)".to_owned(),
@@ -102,7 +106,7 @@ impl Report {
         size("of it guest data", self.cache_data_bytes);
         size("length of the cache file", self.cache_file_bytes);
         for boot in self.traces.iter().filter(|boot| boot.base_bytes_read_again > 0) {
-            size(&format!("left out of {}", boot.trace), boot.base_bytes_read_again);
+            size(&format!("left out of {}", boot.name), boot.base_bytes_read_again);
         }
         let end = if self.complete {
             "Everything fits: these boots need nothing from the base any more.\n"
