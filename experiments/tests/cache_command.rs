@@ -35,8 +35,8 @@ fn refused(folder: &Folder, args: &[&str]) -> String {
 
 /// A folder with a base without holes, and two boots.
 ///
-/// The first reads 68 KiB of the base, and makes its overlay copy the rest of a cluster that it writes a
-/// sector of; that sector, which it reads then, is not the base's. The second reads another 128 KiB.
+/// The first reads 68 KiB of the base, and one cluster of the overlay, for it writes a sector there; another
+/// cluster it writes whole before it reads it, so that this is not the base's. The second reads another 128 KiB.
 fn folder() -> Folder {
     let folder = Folder::with_base(8 * MIB);
     let content: Vec<u8> = (0..8 * MIB).map(|at| 1 + (at / 4096 % 250) as u8).collect();
@@ -46,13 +46,14 @@ fn folder() -> Folder {
     };
     boot(
         "first.csv",
-        "0,1,read,0,65536\n2,3,read,1048576,4096\n4,5,write,2097664,512\n6,7,read,2097664,512\n8,9,flush,0,0\n",
+        "0,1,read,0,65536\n2,3,read,1048576,4096\n4,5,write,2097152,65536\n6,7,read,2097664,512\n\
+         8,9,write,3146240,512\n10,11,read,3146240,512\n12,13,flush,0,0\n",
     );
     boot("second.csv", "0,1,read,4194304,131072\n");
     folder
 }
 
-const FIRST: u64 = 65536 + 4096 + 65536 - 512;
+const FIRST: u64 = 65536 + 4096 + 65536;
 const SECOND: u64 = 131_072;
 
 fn warm(folder: &Folder, options: &[&str]) -> Value {
