@@ -1,15 +1,9 @@
 //! Running the cells of an experiment in parallel, with a progress bar where it takes long.
 
+use crate::terminal::Progress;
 use anyhow::Context;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
-use std::io::{IsTerminal, stderr};
-use std::sync::Once;
-use std::time::{Duration, Instant};
-
-/// A progress bar that comes and goes within this time would only flicker.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A pool of threads to run cells on.
 pub struct Cells {
@@ -37,37 +31,11 @@ impl Cells {
         wanted: &[C],
         cell: impl Fn(&C) -> anyhow::Result<R> + Sync,
     ) -> anyhow::Result<Vec<R>> {
-        let progress = Progress::new(title, wanted.len());
+        let progress = Progress::of_steps(title, "cells", wanted.len() as u64);
         let results: Vec<anyhow::Result<R>> = self.pool.install(|| {
             wanted.par_iter().map(|wanted| cell(wanted).inspect(|_| progress.advance())).collect()
         });
-        progress.bar.finish_and_clear();
+        drop(progress);
         results.into_iter().collect()
-    }
-}
-
-/// Shown on a terminal only, and only once the work has taken a while.
-struct Progress {
-    bar: ProgressBar,
-    started: Instant,
-    shown: Once,
-}
-
-impl Progress {
-    fn new(title: &'static str, cells: usize) -> Progress {
-        let bar = ProgressBar::with_draw_target(Some(cells as u64), ProgressDrawTarget::hidden());
-        // The template is ours and has no mistake; without it the bar would only look plainer.
-        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} cells, {eta} left") {
-            bar.set_style(style);
-        }
-        bar.set_message(title);
-        Progress { bar, started: Instant::now(), shown: Once::new() }
-    }
-
-    fn advance(&self) {
-        self.bar.inc(1);
-        if self.started.elapsed() > PATIENCE && stderr().is_terminal() {
-            self.shown.call_once(|| self.bar.set_draw_target(ProgressDrawTarget::stderr()));
-        }
     }
 }

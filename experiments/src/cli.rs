@@ -1,6 +1,6 @@
 //! The command line: its top level, and how errors leave the program.
 
-use crate::commands::{completions, img, quota, reproduce, run, serve, status, sweep, trace};
+use crate::commands::{cache, completions, img, quota, reproduce, run, serve, status, sweep, trace, warm};
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use signal_hook::consts::SIGXFSZ;
@@ -33,6 +33,10 @@ enum Command {
     Status(status::Args),
     /// Find the smallest cache quota that serves boots without the base image
     Quota(quota::Args),
+    /// Make or fill a cache image with what recorded boots read
+    Warm(warm::Args),
+    /// Look into cache images, verify them against their base, and empty them
+    Cache(cache::Args),
     /// Create and inspect images, in qemu-img's syntax
     Img(img::Args),
     /// Print a completion script for a shell
@@ -67,6 +71,8 @@ impl Command {
             Command::Serve(args) => serve::run(args),
             Command::Status(args) => status::run(&args),
             Command::Quota(args) => quota::run(args),
+            Command::Warm(args) => warm::run(&args),
+            Command::Cache(args) => cache::run(args),
             Command::Img(args) => img::run(args),
             Command::Completions(args) => completions::run(args),
         }

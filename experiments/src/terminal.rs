@@ -1,7 +1,13 @@
-//! What the commands print: aligned tables, and text that survives a closed pipe.
+//! What the commands print: aligned tables, text that survives a closed pipe, and progress bars.
 
 use anyhow::Context;
-use std::io::{ErrorKind, Write, stdout};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{ErrorKind, IsTerminal, Write, stderr, stdout};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+/// A progress bar that comes and goes within this time would only flicker.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Prints `text` to standard output. That its reader has gone away, as `head` does, is no error.
 ///
@@ -58,6 +64,62 @@ impl Table {
             text.push('\n');
         }
         text
+    }
+}
+
+/// A progress bar on standard error: shown on a terminal only, once the work has taken a while, until it is
+/// dropped.
+pub struct Progress {
+    bar: ProgressBar,
+    started: Instant,
+    shown: Once,
+}
+
+impl Progress {
+    /// Of work in so many steps; `unit` is what they are called.
+    pub fn of_steps(title: &'static str, unit: &str, steps: u64) -> Progress {
+        Progress::new(title, &format!("{{pos}}/{{len}} {unit}"), steps)
+    }
+
+    /// Of work on so many bytes.
+    pub fn of_bytes(title: &'static str, bytes: u64) -> Progress {
+        Progress::new(title, "{bytes}/{total_bytes}", bytes)
+    }
+
+    fn new(title: &'static str, counts: &str, length: u64) -> Progress {
+        let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::hidden());
+        // The template is ours and has no mistake; without it the bar would only look plainer.
+        if let Ok(style) =
+            ProgressStyle::with_template(&format!("{{msg}} {{wide_bar}} {counts}, {{eta}} left"))
+        {
+            bar.set_style(style);
+        }
+        bar.set_message(title);
+        Progress { bar, started: Instant::now(), shown: Once::new() }
+    }
+
+    /// One more step is done.
+    pub fn advance(&self) {
+        self.bar.inc(1);
+        self.show();
+    }
+
+    /// The work has come so far.
+    pub fn set(&self, position: u64) {
+        self.bar.set_position(position);
+        self.show();
+    }
+
+    fn show(&self) {
+        if self.started.elapsed() > PATIENCE && stderr().is_terminal() {
+            self.shown.call_once(|| self.bar.set_draw_target(ProgressDrawTarget::stderr()));
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
     }
 }
 

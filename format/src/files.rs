@@ -87,26 +87,28 @@ pub async fn open_chain(
     options: &ChainOptions,
     runtime: Rc<dyn Runtime>,
 ) -> Result<Disk<HostFile>> {
-    open_chain_over(path, format, options, runtime, |file| file).await
+    open_chain_in(path, format, options, runtime, |_, file| file).await
 }
 
-/// As [`open_chain`], with every file of the host wrapped in another storage: one that counts, for example.
+/// As [`open_chain`], with every file seen through a storage that `wrap` makes of it: it is told which image of
+/// the chain the file holds, 0 for the top.
 ///
 /// # Errors
 /// As [`open_chain`].
-pub async fn open_chain_over<S: Storage>(
+pub async fn open_chain_in<S: Storage>(
     path: &Path,
     format: Format,
     options: &ChainOptions,
     runtime: Rc<dyn Runtime>,
-    wrap: impl Fn(HostFile) -> S,
+    wrap: impl Fn(usize, HostFile) -> S,
 ) -> Result<Disk<S>> {
     let files = inspect_chain(path, format).await?;
     // From the bottom, so that every cache finds its base open.
     let mut layers: Vec<Rc<Layer<S>>> = Vec::new();
     for (depth, file) in files.iter().enumerate().rev() {
         let writable = depth == 0 && options.writable;
-        let layer = Rc::new(open_layer(file, writable, options, runtime.clone(), &wrap).await?);
+        let wrap = |storage| wrap(depth, storage);
+        let layer = Rc::new(open_layer(file, writable, options, runtime.clone(), wrap).await?);
         if let Some(recorded) = file.header.as_ref().and_then(Header::base_identity) {
             check_identity(&file.path, &recorded, &options.identity, &layers, runtime.clone()).await?;
         }
@@ -165,7 +167,7 @@ async fn open_layer<S: Storage>(
     writable: bool,
     options: &ChainOptions,
     runtime: Rc<dyn Runtime>,
-    wrap: &impl Fn(HostFile) -> S,
+    wrap: impl FnOnce(HostFile) -> S,
 ) -> Result<Layer<S>> {
     let name = file.path.display().to_string();
     let is_cache = file.header.as_ref().is_some_and(|header| header.cache().is_some());

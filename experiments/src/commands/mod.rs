@@ -1,5 +1,6 @@
 //! One module a subcommand: its arguments, and what it does.
 
+pub mod cache;
 pub mod completions;
 pub mod img;
 pub mod quota;
@@ -9,3 +10,4 @@ pub mod serve;
 pub mod status;
 pub mod sweep;
 pub mod trace;
+pub mod warm;

@@ -1,7 +1,9 @@
 //! Cache images: what marks a qcow2 image as one, and which base image it belongs to.
 
+mod describe;
 mod identity;
 
+pub use describe::{Description, describe};
 pub(crate) use identity::sample_ranges;
 pub use identity::{BaseIdentity, IdentityCheck};
 

@@ -4,9 +4,11 @@
 mod fill;
 mod identity;
 mod read;
+mod verify;
 mod write;
 
 pub use identity::identify;
+pub use verify::Verification;
 
 use crate::error::{Error, Result};
 use crate::qcow2::{Image, Mode};

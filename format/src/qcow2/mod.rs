@@ -16,10 +16,12 @@
 //! | `publish` | the order in which metadata reaches the storage |
 //! | `table_growth` | a larger refcount table |
 //! | `usage` | which host clusters the tables reach |
+//! | `extents` | what an image holds itself, in the order of its disk |
 
 mod allocation;
 mod create;
 mod description;
+mod extents;
 mod features;
 mod geometry;
 pub mod header;

@@ -1,6 +1,7 @@
 //! `vmicache serve`: an image as an NBD export.
 
 mod address;
+mod metadata;
 mod status;
 
 pub use status::Status;
@@ -21,7 +22,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use vmicache_format::cache::IdentityCheck;
 use vmicache_format::disk::{Disk, Filling, Layer};
-use vmicache_format::files::{ChainOptions, Format, begins_as_qcow2, open_chain_over};
+use vmicache_format::files::{ChainOptions, Format, begins_as_qcow2, open_chain_in};
 use vmicache_format::nbd::{Export, Recorder, Server, Statistics};
 use vmicache_format::qcow2::Mode;
 use vmicache_format::runtime::{LocalRuntime, Runtime};
@@ -107,6 +108,7 @@ async fn serve(args: &Args, runtime: Rc<LocalRuntime>) -> anyhow::Result<()> {
         }
     };
     let disk = open(args, runtime.clone()).await?;
+    let metadata = metadata::of(args, &disk, runtime.clone()).await?;
     // From here on, signals end the server in order.
     let (signals, ours) = UnixStream::pair().context("cannot wait for signals")?;
     for signal in [SIGINT, SIGTERM] {
@@ -135,7 +137,7 @@ async fn serve(args: &Args, runtime: Rc<LocalRuntime>) -> anyhow::Result<()> {
     if let (Some(path), Some(recorder)) = (&args.record, recorder) {
         let trace = recorder.borrow_mut().finish();
         let trace = trace.with_context(|| format!("the recording {} is not whole", path.display()))?;
-        trace.save(path)?;
+        trace.save_with_metadata(path, &metadata)?;
     }
     print(&Status::of(&server).text())
 }
@@ -167,7 +169,7 @@ async fn open(args: &Args, runtime: Rc<LocalRuntime>) -> anyhow::Result<Disk<Sto
         ..ChainOptions::default()
     };
     let runtime: Rc<dyn Runtime> = runtime;
-    Ok(open_chain_over(&args.image, format, &options, runtime, Counting::new).await?)
+    Ok(open_chain_in(&args.image, format, &options, runtime, |_, file| Counting::new(file)).await?)
 }
 
 fn stop_on_signal(

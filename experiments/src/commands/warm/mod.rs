@@ -1,0 +1,126 @@
+//! `vmicache warm`: a cache image filled with what recorded boots read.
+
+mod boot;
+mod report;
+mod store;
+mod target;
+
+use crate::recording::open;
+use crate::size;
+use crate::terminal::{Progress, print, print_json};
+use anyhow::Context;
+use report::{BootReport, Report};
+use std::io::{Write, stderr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use target::{Base, Target};
+use vmicache_format::cache::describe;
+use vmicache_format::files::Format;
+use vmicache_format::runtime::LocalRuntime;
+use vmicache_format::storage::{Access, HostFile};
+use vmicache_format::trace::Trace;
+
+/// Shown below the options.
+const EXAMPLES: &str = "\
+Examples:
+  vmicache warm cache.qcow2 --base base.raw --quota 100M --trace boot.csv.gz
+  vmicache warm cache.qcow2 --base base.qcow2 --base-format qcow2 --quota 100M --cluster-size 4K \\
+      --trace boot-1.csv.gz boot-2.csv.gz
+  vmicache warm cache.qcow2 --base base.raw --trace third-boot.csv.gz --json
+
+The boots are replayed on a real chain, base <- cache <- overlay in memory, one after the other, so that the cache gets \
+what they read from it up to its quota: not what the guest had written itself. Then they are replayed again, to \
+tell what they still read from the base. Stock QEMU boots from the result as a backing file.";
+
+/// Arguments of `vmicache warm`.
+#[derive(clap::Args)]
+#[command(
+    override_usage = "vmicache warm [OPTIONS] CACHE --base FILE --quota SIZE --trace FILE...",
+    after_help = EXAMPLES,
+    after_long_help = format!("{EXAMPLES}\n\n{}", size::HELP)
+)]
+pub struct Args {
+    /// The base image
+    #[arg(long, value_name = "FILE")]
+    base: PathBuf,
+    /// Format of the base image: raw or qcow2 [default: raw]
+    ///
+    /// Needed if the base begins as qcow2 images do, for a guest can write that into a raw image.
+    #[arg(long, value_name = "FMT")]
+    base_format: Option<Format>,
+    /// Version of the base, to recognise it by instead of by a sample of what it holds
+    #[arg(long, value_name = "TEXT")]
+    base_version: Option<String>,
+    /// Quota of the cache image; needed to make one, and must be right if there is one
+    ///
+    /// The length that the cache's file never exceeds, data and metadata together.
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_positive, allow_hyphen_values = true)]
+    quota: Option<u64>,
+    /// Recorded boots, as CSV or compressed with gzip; what the first reads comes first
+    #[arg(long = "trace", required = true, num_args = 1.., value_name = "FILE")]
+    traces: Vec<PathBuf>,
+    /// Cluster size of the cache image, from 512 to 2M [default: 512, or that of the image]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse_cluster_size, allow_hyphen_values = true)]
+    cluster_size: Option<u64>,
+    /// Print JSON, sizes in bytes
+    #[arg(long)]
+    json: bool,
+    /// The cache image, which is made if it is missing
+    #[arg(value_name = "CACHE")]
+    cache: PathBuf,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the base or a trace cannot be read, the cache cannot be made or belongs to another base, or an image
+/// fails. A cache that was made stays; it holds nothing wrong.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let base = Base::open(&args.base, args.base_format)?;
+    let boots =
+        args.traces.iter().map(|path| open(path, Some(base.size))).collect::<anyhow::Result<Vec<_>>>()?;
+    let target = Target {
+        path: &args.cache,
+        quota: args.quota,
+        cluster_size: args.cluster_size,
+        base_version: args.base_version.as_deref(),
+    };
+    let made = target.prepare(&base)?;
+    let boots = fill(args, &boots)?;
+    let report = Report::new(args, made, boots, describe_cache(args)?);
+    if args.json {
+        print_json(&report)?
+    } else {
+        print(&report.text())?
+    }
+    if let Some(warning) = report.warning() {
+        // Where standard error is closed, what was printed has to tell.
+        let _ = writeln!(stderr(), "vmicache: warning: {warning}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Replays every boot to fill the cache, and every one again to see what is missing.
+fn fill(args: &Args, boots: &[Trace]) -> anyhow::Result<Vec<BootReport>> {
+    let requests: usize = boots.iter().map(|boot| boot.requests.len()).sum();
+    let progress = Progress::of_steps("warming", "requests", 2 * requests as u64);
+    let replay_all = |fill| {
+        let boots = args.traces.iter().zip(boots);
+        let outcomes = boots.map(|(path, boot)| {
+            let outcome = boot::replay(&args.cache, args.base_version.as_deref(), boot, fill, &progress);
+            outcome.with_context(|| format!("cannot replay {}", path.display()))
+        });
+        outcomes.collect::<anyhow::Result<Vec<_>>>()
+    };
+    let filled = replay_all(true)?;
+    let again = replay_all(false)?;
+    let outcomes = args.traces.iter().zip(filled.into_iter().zip(again));
+    Ok(outcomes.map(|(path, (filled, again))| BootReport::new(path, &filled, &again)).collect())
+}
+
+fn describe_cache(args: &Args) -> anyhow::Result<vmicache_format::cache::Description> {
+    let name = args.cache.display().to_string();
+    let storage = HostFile::open(&args.cache, Access::Inspect).with_context(|| name.clone())?;
+    let runtime = LocalRuntime::new();
+    Ok(runtime.block_on(describe(storage, &name, runtime.clone()))?)
+}
