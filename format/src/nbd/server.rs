@@ -75,7 +75,8 @@ impl Listener {
         let inside = private.path().join("s");
         let socket = UnixListener::bind(&inside)?;
         std::fs::set_permissions(&inside, Permissions::from_mode(0o600))?;
-        std::fs::rename(&inside, path)?;
+        // Unlike a renaming, this replaces nothing.
+        std::fs::hard_link(&inside, path)?;
         Ok(Listener::Unix(socket))
     }
 
