@@ -16,7 +16,7 @@ const EXAMPLES: &str = "\
 Examples:
   vmicache cache verify cache.qcow2
   vmicache cache verify --json cache.qcow2
-  vmicache cache verify --base-version 2026-03 cache.qcow2 || vmicache cache drop cache.qcow2
+  vmicache cache verify --base-version 2026-03 cache.qcow2
 
 The tables are checked, the base is recognised, and every cached cluster is compared with what lies below it. Exit \
 code: 0 if all is right; 1 if anything differs, the tables are damaged, or the cache was made for another base; \
