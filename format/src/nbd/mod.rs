@@ -4,7 +4,7 @@
 //! export. One thread serves everybody, since images belong to one thread: requests whose data is at hand are
 //! answered as they are read, and the answers to what came together leave together; others go on as tasks.
 //!
-//! **Memory.** A connection has a share of its own ([`connection::OWN_SHARE`]) for requests that are under way
+//! **Memory.** A connection has a share of its own (a mebibyte) for requests that are under way
 //! or whose answer the client has not taken yet. What is larger waits until the connection has nothing else
 //! under way and there is room in what all connections have in common.
 
