@@ -6,6 +6,8 @@ mod commands;
 mod did_you_mean;
 mod figures;
 mod inputs;
+mod leave_one_out;
+mod margin;
 mod memo;
 mod need;
 mod output;

@@ -23,6 +23,7 @@ pub struct GuestResults<'a> {
     t1: Option<Vec<t1::Row<'a>>>,
     needs: Option<Vec<t2::NeedRow<'a>>>,
     pairs: Option<Vec<t2::PairRow<'a>>>,
+    left_out: Option<Vec<t2::LeftOutRow<'a>>>,
     f4: Option<Vec<f4::Row<'a>>>,
     storms: Option<storms::Storms>,
 }
@@ -39,6 +40,7 @@ pub fn run<'a>(guests: &'a [Guest], plan: &Plan, cells: &Cells) -> anyhow::Resul
             t1: t1.then(|| t1::run(guest, plan, cells)).transpose()?,
             needs: t2.then(|| t2::needs(guest, plan, cells)).transpose()?,
             pairs: t2.then(|| t2::pairs(guest, plan, cells)).transpose()?,
+            left_out: t2.then(|| t2::left_out(guest, plan, cells)).transpose()?,
             f4: f4.then(|| f4::run(guest, plan, cells)).transpose()?,
             storms: storms::run(guest, plan, cells)?,
         })
