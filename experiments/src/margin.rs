@@ -8,12 +8,18 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Margin(u32);
 
+/// What is recommended beyond the smallest quota if nobody says otherwise: many times what any boot on record has read
+/// that the others had not.
+pub const RECOMMENDED: Margin = Margin::percent(5);
+
 /// The whole, in the unit of a margin.
 const WHOLE: u32 = 10_000;
 
 /// Why a text is not a margin.
 #[derive(Debug, Error, PartialEq, Eq)]
-#[error("not a margin; a number of per cent from 0 to 100 with at most two decimals would be, such as 10% or 2.5%")]
+#[error(
+    "not a margin; a number of per cent from 0 to 100 with at most two decimals would be, such as 10% or 2.5%"
+)]
 pub struct MarginError;
 
 impl Margin {

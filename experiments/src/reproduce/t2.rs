@@ -117,9 +117,8 @@ pub fn left_out<'a>(guest: &'a Guest, plan: &Plan, cells: &Cells) -> anyhow::Res
     }
     let rows = cells.each("T2: boots left out", &wanted, |&(cluster_size, number, boot)| {
         let found = LeftOut::of(&traces, number, cluster_size, &base, &plan.margins);
-        let found = found.with_context(|| {
-            format!("T2: without {}, clusters of {cluster_size} bytes", boot.name)
-        })?;
+        let found =
+            found.with_context(|| format!("T2: without {}, clusters of {cluster_size} bytes", boot.name))?;
         let row = |left_out| LeftOutRow { guest, boot, cluster_size, left_out };
         Ok(found.into_iter().map(row).collect::<Vec<_>>())
     })?;

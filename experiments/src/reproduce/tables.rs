@@ -16,7 +16,10 @@ pub fn provenance(plan: &Plan, guests: &[&Guest]) -> Vec<(String, String)> {
         ("plan".to_owned(), plan.scope().to_owned()),
         ("granularities".to_owned(), format!("{:?}", plan.granularities)),
         ("cluster_sizes".to_owned(), format!("{:?}", plan.cluster_sizes)),
-        ("margins".to_owned(), format!("{:?}", plan.margins.iter().map(|margin| margin.share()).collect::<Vec<_>>())),
+        (
+            "margins".to_owned(),
+            format!("{:?}", plan.margins.iter().map(|margin| margin.share()).collect::<Vec<_>>()),
+        ),
         ("quota_steps".to_owned(), plan.quota_steps.to_string()),
     ];
     for guest in guests {

@@ -8,7 +8,7 @@ use std::path::Path;
 use vmicache_format::disk::Disk;
 use vmicache_format::files::{ChainOptions, Format, begins_as_qcow2, open_chain};
 use vmicache_format::runtime::LocalRuntime;
-use vmicache_format::storage::{HostFile, Holes};
+use vmicache_format::storage::{Holes, HostFile};
 use vmicache_format::trace::{Trace, footprint, joint_working_set};
 use vmicache_sim::replay;
 

@@ -7,7 +7,7 @@ mod report;
 mod trial;
 
 use crate::commands::warm::Recorded;
-use crate::margin::Margin;
+use crate::margin::{Margin, RECOMMENDED};
 use crate::recording::open;
 use crate::size;
 use crate::terminal::{print, print_json};
@@ -49,9 +49,6 @@ With --base, holes of the base image (what its format or its file system knows a
 data cluster. Then a real cache is made over it in a temporary folder, filled by the boots and held against what was \
 predicted. Without --base, the base is taken to have data everywhere.";
 
-/// What is recommended beyond the smallest quota if nobody says otherwise.
-const MARGIN: &str = "5%";
-
 /// Arguments of `vmicache quota`.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{MEANING}\n\n{}", size::HELP))]
@@ -69,7 +66,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_hyphen_values = true)]
     check: Option<u64>,
     /// What to recommend beyond the smallest quota, in per cent of it
-    #[arg(long, value_name = "SHARE", default_value = MARGIN, allow_hyphen_values = true)]
+    #[arg(long, value_name = "SHARE", default_value_t = RECOMMENDED, allow_hyphen_values = true)]
     margin: Margin,
     /// The base image: its holes need no quota, and the answer is proved with a real cache over it
     #[arg(long, value_name = "FILE")]
@@ -100,9 +97,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let base = image.map(|image| BaseImage::survey(image, &boots)).transpose()?;
     let replayed = match &base {
         Some(base) => base.replayed.clone(),
-        None => {
-            replay::Base::new(args.disk_size.unwrap_or_else(|| disk_size_for(boots.iter().copied())))
-        }
+        None => replay::Base::new(args.disk_size.unwrap_or_else(|| disk_size_for(boots.iter().copied()))),
     };
     check_size(&args, &replayed)?;
     let mut cluster_sizes = args.cluster_size.clone();
@@ -155,9 +150,8 @@ fn check_size(args: &Args, base: &replay::Base) -> anyhow::Result<()> {
 }
 
 fn trials(base: &BaseImage, boots: &[Recorded], advice: &Advice) -> anyhow::Result<Vec<Trial>> {
-    let trial = |at: &advice::ClusterAdvice| {
-        Trial::run(base, boots, at.cluster_size, at.recommended, at.prediction)
-    };
+    let trial =
+        |at: &advice::ClusterAdvice| Trial::run(base, boots, at.cluster_size, at.recommended, at.prediction);
     advice.clusters.iter().map(trial).collect()
 }
 

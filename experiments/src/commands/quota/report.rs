@@ -152,23 +152,38 @@ fn left_out(advice: &Advice) -> anyhow::Result<String> {
             cluster(at.cluster_size),
             proportion(&covered),
             format!("{} to {}", number(quota.min), number(quota.max)),
-            format!("{} ({} to {})", number(first.mean), number(first.min), number(first.max)),
+            format!("{} ({} to {})", kilobyte(first.mean), kilobyte(first.min), kilobyte(first.max)),
         ]);
     }
     if !is_any {
         return Ok(String::new());
     }
     let mut text = String::new();
-    writeln!(text, "Each boot left out in turn, under the quota that the others recommend (margin {})", advice.margin)?;
+    writeln!(
+        text,
+        "Each boot left out in turn, under the quota that the others recommend (margin {})",
+        advice.margin
+    )?;
     text.push_str(&table.text(2));
-    writeln!(text, "  Covered: after the others and itself have filled the cache, it reads nothing from the base. The")?;
-    writeln!(text, "  interval is exact (Clopper-Pearson); boots of one guest say nothing of another guest.\n")?;
+    writeln!(
+        text,
+        "  Covered: after the others and itself have filled the cache, it reads nothing from the base. The"
+    )?;
+    writeln!(
+        text,
+        "  interval is exact (Clopper-Pearson); boots of one guest say nothing of another guest.\n"
+    )?;
     Ok(text)
 }
 
 /// Megabytes to two places, for tables whose heading names the unit.
 fn number(bytes: f64) -> String {
     megabytes(bytes, 2)
+}
+
+/// Megabytes to three places, where two would often show nothing.
+fn kilobyte(bytes: f64) -> String {
+    megabytes(bytes, 3)
 }
 
 fn alone(at: &ClusterAdvice) -> Option<Summary> {
