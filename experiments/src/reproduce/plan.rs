@@ -1,5 +1,6 @@
 //! Which experiments run, and over which values.
 
+use crate::margin::Margin;
 use clap::ValueEnum;
 use serde::Deserialize;
 use std::fmt;
@@ -93,6 +94,8 @@ pub struct Plan {
     pub granularities: Vec<u64>,
     /// Cluster sizes of the cache image in bytes.
     pub cluster_sizes: Vec<u64>,
+    /// Margins under which T2 leaves boots out.
+    pub margins: Vec<Margin>,
     /// How many steps the quota axis of F4 has at most.
     pub quota_steps: u64,
     /// How many boots of each guest are used at most.
@@ -112,6 +115,7 @@ impl Plan {
             quick,
             granularities: vec![512, 4096, 65_536],
             cluster_sizes,
+            margins: [0, 5, 10].map(Margin::percent).to_vec(),
             quota_steps: if quick { 10 } else { 25 },
             most_boots: if quick { 3 } else { usize::MAX },
         }

@@ -233,7 +233,9 @@ impl Storage for HostFile {
         if data > range.start {
             return Ok((true, data.min(range.end)));
         }
-        Ok((false, seek(Whence::SeekHole).unwrap_or(range.end).min(range.end)))
+        // Not at the start, were a hole to be made there just now.
+        let end = seek(Whence::SeekHole).ok().filter(|end| *end > range.start);
+        Ok((false, end.unwrap_or(range.end).min(range.end)))
     }
 
     async fn len(&self) -> io::Result<u64> {
