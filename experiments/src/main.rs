@@ -1,5 +1,6 @@
 //! `vmicache`: what cache images change for virtual machine boots.
 
+mod base_image;
 mod cells;
 mod cli;
 mod commands;

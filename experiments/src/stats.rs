@@ -46,6 +46,12 @@ impl Summary {
         self.mean + self.half_width.unwrap_or(0.0)
     }
 
+    /// Half the width of the 95 % prediction interval of the mean of `count` more replications of the same spread, by
+    /// Student's t; `None` where there is no confidence interval.
+    pub fn half_width_of_next_mean(&self, count: usize) -> Option<f64> {
+        Some(self.half_width? * (1.0 + self.count as f64 / count as f64).sqrt())
+    }
+
     /// The same in another unit: every value times `factor`, which is positive.
     pub fn scaled(self, factor: f64) -> Summary {
         Summary {
@@ -129,6 +135,17 @@ mod tests {
         assert_eq!((summary.count, summary.mean, summary.min, summary.max), (6, 3.5, 1.0, 6.0));
         let expected = 2.570_582 * 3.5f64.sqrt() / 6f64.sqrt();
         assert!((summary.half_width.unwrap() - expected).abs() < 1e-5);
+    }
+
+    /// For one more replication it is t·s·√(1 + 1/n), for very many the confidence interval.
+    #[test]
+    fn prediction_intervals_agree_with_the_formula() {
+        let summary = Summary::of((1..=6).map(f64::from)).unwrap();
+        let one = 2.570_582 * 3.5f64.sqrt() * (1.0 + 1.0 / 6.0f64).sqrt();
+        assert!((summary.half_width_of_next_mean(1).unwrap() - one).abs() < 1e-5);
+        let many = summary.half_width_of_next_mean(usize::MAX).unwrap();
+        assert!((many - summary.half_width.unwrap()).abs() < 1e-9);
+        assert_eq!(Summary::of([4.0]).unwrap().half_width_of_next_mean(3), None);
     }
 
     /// (α/2)^(1/n) is the lower end of n of n; the others as R's binom.test(k, n) has them.

@@ -98,19 +98,32 @@ pub const OVERLAY_CLUSTER_SIZE: u64 = 65536;
 /// Memory for the cached L2 tables of a cache image, in bytes: a boot needs each table once.
 pub const METADATA_CACHE: u64 = 64 << 10;
 
-/// Replays `boot` through a fresh overlay over `chain`, after the boots of `fill`, in this order and each
-/// with an overlay of its own, have filled the cache. A warm layout with an empty `fill` is filled by `boot`
-/// itself; the other layouts ignore `fill`.
+/// Replays `boot` through a fresh overlay over `chain` and a base with data everywhere, after the boots of `fill`, in
+/// this order and each with an overlay of its own, have filled the cache. A warm layout with an empty `fill` is filled
+/// by `boot` itself; the other layouts ignore `fill`.
 ///
 /// # Errors
 /// If the chain cannot be made (a quota below the empty cache's metadata, a cluster size that the format
 /// does not have) or a request lies beyond the disk.
 pub fn replay(boot: &Trace, fill: &[&Trace], chain: &Chain) -> Result<Outcome, ReplayError> {
+    replay_over(&Base::new(chain.disk_size), boot, fill, chain)
+}
+
+/// The same over `base`, as [`replay`].
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_over(
+    base: &Base,
+    boot: &Trace,
+    fill: &[&Trace],
+    chain: &Chain,
+) -> Result<Outcome, ReplayError> {
     match chain.layout {
-        Layout::Plain => boot_through(None, boot, chain, &Base::new(chain.disk_size)),
-        Layout::Cold => Cache::new(chain)?.boot(boot),
+        Layout::Plain => boot_through(None, boot, chain, base),
+        Layout::Cold => Cache::over(base, chain)?.boot(boot),
         Layout::Warm => {
-            let mut cache = Cache::new(chain)?;
+            let mut cache = Cache::over(base, chain)?;
             let itself = [boot];
             for filling in if fill.is_empty() { &itself } else { fill } {
                 cache.boot(filling)?;

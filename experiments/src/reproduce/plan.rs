@@ -35,11 +35,14 @@ pub enum Experiment {
     /// F2 with warm caches in the storage node's memory
     #[value(name = "F7")]
     F7,
+    /// Boot time on slowed storage, predicted and measured
+    #[value(name = "V1")]
+    V1,
 }
 
 impl Experiment {
     /// Every experiment, in the order of the report.
-    pub const ALL: [Experiment; 9] = [
+    pub const ALL: [Experiment; 10] = [
         Experiment::T1,
         Experiment::T2,
         Experiment::F1,
@@ -49,6 +52,7 @@ impl Experiment {
         Experiment::F5,
         Experiment::F6,
         Experiment::F7,
+        Experiment::V1,
     ];
 
     /// Its name, as files are called by it.
@@ -63,12 +67,13 @@ impl Experiment {
             Experiment::F5 => "F5",
             Experiment::F6 => "F6",
             Experiment::F7 => "F7",
+            Experiment::V1 => "V1",
         }
     }
 
     /// Whether it runs boot storms.
     pub fn has_storms(self) -> bool {
-        !matches!(self, Experiment::T1 | Experiment::T2 | Experiment::F4)
+        !matches!(self, Experiment::T1 | Experiment::T2 | Experiment::F4 | Experiment::V1)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::claims::JudgedAt;
 use super::pictures::Figure;
 use super::plan::Experiment;
-use super::{GuestResults, f4, storms, t1, t2};
+use super::{GuestResults, f4, storms, t1, t2, v1};
 use crate::margin::Margin;
 use crate::stats::Summary;
 use crate::units::{cluster, counted, mb, mb_summary, megabytes, percent, proportion};
@@ -65,6 +65,7 @@ pub fn findings(result: &GuestResults, at: &JudgedAt) -> Vec<String> {
     if let Some(storms) = &result.storms {
         findings.extend(storms::findings(storms, at.cpu_seconds));
     }
+    findings.extend(result.v1.as_deref().and_then(|rows| v1::section::finding(result.guest, rows)));
     findings
 }
 
@@ -98,6 +99,9 @@ pub fn guest(result: &GuestResults, figures: &[Figure]) -> Markup {
                 (_, _, Some(storms)) => (storms::section(storms, experiment, &result.guest.title, of(experiment)).unwrap_or_default()),
                 _ => {},
             }
+        }
+        @if let Some(rows) = &result.v1 {
+            (v1::section::section(result.guest, rows, of(Experiment::V1)).unwrap_or_default())
         }
     }
 }

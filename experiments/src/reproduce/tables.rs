@@ -1,7 +1,7 @@
 //! The rows of the experiments as tables, each row with where it comes from.
 
 use super::plan::{Experiment, Plan};
-use super::{GuestResults, f4, storms, t1, t2};
+use super::{GuestResults, f4, storms, t1, t2, v1};
 use crate::inputs::{Boot, Guest};
 use crate::results::Table;
 use vmicache_sim::replay::{Layout, Outcome};
@@ -24,8 +24,8 @@ pub fn provenance(plan: &Plan, guests: &[&Guest]) -> Vec<(String, String)> {
     ];
     for guest in guests {
         pairs.push((format!("sha256 of {}", guest.name), guest.sha256.clone()));
-        pairs
-            .extend(guest.boots.iter().map(|boot| (format!("sha256 of {}", boot.name), boot.sha256.clone())));
+        let boots = guest.boots.iter().chain(&guest.slowed);
+        pairs.extend(boots.map(|boot| (format!("sha256 of {}", boot.name), boot.sha256.clone())));
     }
     pairs
 }
@@ -43,6 +43,9 @@ pub fn all(results: &[GuestResults], plan: &Plan) -> Vec<Table> {
     }
     if plan.runs(Experiment::F4) {
         tables.push(f4(&rows(results, |result| result.f4.as_deref()), plan));
+    }
+    if plan.runs(Experiment::V1) {
+        tables.push(v1(&rows(results, |result| result.v1.as_deref()), plan));
     }
     let all: Vec<&storms::Storms> = results.iter().filter_map(|result| result.storms.as_ref()).collect();
     tables.extend(plan.experiments.iter().filter_map(|experiment| storms::table(&all, *experiment, plan)));
@@ -119,6 +122,22 @@ fn f4(rows: &[&f4::Row], plan: &Plan) -> Table {
         .count_if("cluster_size_bytes", rows.iter().map(|row| row.cache.map(|cache| cache.cluster_size)))
         .count_if("quota_bytes", rows.iter().map(|row| row.cache.map(|cache| cache.quota)));
     outcomes(table, rows.iter().map(|row| &row.outcome))
+}
+
+fn v1(rows: &[&v1::Row], plan: &Plan) -> Table {
+    let microseconds = |time: std::time::Duration| time.as_micros() as u64;
+    start("V1", rows, plan, |row| row.guest)
+        .count("learnt_at_delay_us", rows.iter().map(|row| microseconds(row.learnt_at)))
+        .count("delay_us", rows.iter().map(|row| microseconds(row.delay)))
+        .count("recordings_learnt_from", rows.iter().map(|row| row.predicted.count as u64))
+        .real("predicted_s", rows.iter().map(|row| row.predicted.mean))
+        .real_if("predicted_interval_half_width_s", rows.iter().map(|row| row.interval()))
+        .count("boots_measured", rows.iter().map(|row| row.measured.count as u64))
+        .real("measured_s", rows.iter().map(|row| row.measured.mean))
+        .real_if("measured_half_width_s", rows.iter().map(|row| row.measured.half_width))
+        .real("measured_min_s", rows.iter().map(|row| row.measured.min))
+        .real("measured_max_s", rows.iter().map(|row| row.measured.max))
+        .real("error", rows.iter().map(|row| row.error()))
 }
 
 fn start<'a, R>(name: &'static str, rows: &[&R], plan: &Plan, guest: impl Fn(&R) -> &'a Guest) -> Table {

@@ -7,6 +7,7 @@
 //!
 //! Images belong to one thread: nothing here is `Send`, and parallelism is across images.
 
+mod buffers;
 mod counting;
 mod file;
 mod holes;

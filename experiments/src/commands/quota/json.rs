@@ -2,8 +2,8 @@
 
 use super::Found;
 use super::advice::{Advice, CacheFigures, Checked, ClusterAdvice, Point};
-use super::base::BaseImage;
 use super::trial::Trial;
+use crate::base_image::BaseImage;
 use crate::leave_one_out::LeftOut;
 use crate::stats::Summary;
 use serde::Serialize;

@@ -1,11 +1,11 @@
 //! `vmicache quota`: the smallest quota that serves boots without the base image, and what to recommend.
 
 mod advice;
-mod base;
 mod json;
 mod report;
 mod trial;
 
+use crate::base_image::{self, BaseImage};
 use crate::commands::warm::Recorded;
 use crate::margin::{Margin, RECOMMENDED};
 use crate::recording::open;
@@ -14,7 +14,6 @@ use crate::terminal::{print, print_json};
 use crate::units::{cluster, set_percent};
 use advice::{Advice, Question};
 use anyhow::ensure;
-use base::BaseImage;
 use std::io::{Write, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -90,7 +89,7 @@ pub struct Args {
 /// If a file is not a trace, the boots cannot be replayed through a cache image, or the base cannot be read or a cache
 /// over it not be made.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let image = args.base.as_deref().map(|path| base::open(path, args.base_format)).transpose()?;
+    let image = args.base.as_deref().map(|path| base_image::open(path, args.base_format)).transpose()?;
     let limit = image.as_ref().map(|image| image.size).or(args.disk_size);
     let traces = args.traces.iter().map(|path| open(path, limit)).collect::<anyhow::Result<Vec<_>>>()?;
     let boots: Vec<&Trace> = traces.iter().collect();

@@ -2,8 +2,8 @@
 
 use super::Found;
 use super::advice::{Advice, Checked, ClusterAdvice, Point};
-use super::base::BaseImage;
 use super::trial::{Trial, difference};
+use crate::base_image::BaseImage;
 use crate::margin::Margin;
 use crate::stats::Summary;
 use crate::terminal::Table;

@@ -1,7 +1,7 @@
 //! The prediction held against the real thing: a cache image in a file, over the real base.
 
 use super::advice::CacheFigures;
-use super::base::BaseImage;
+use crate::base_image::BaseImage;
 use crate::commands::warm::{Recorded, Target, Warmed};
 use anyhow::{Context, ensure};
 
