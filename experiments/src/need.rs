@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn a_quota_need_not_hold_what_is_copied_beside_a_hole() {
         let boot = reads(&[(8192, 4096)]);
-        let base = Base::with_holes(16 << 20, Holes::new([4096..16 << 20]));
+        let base = Base::with_holes(16 << 20, Holes::new(std::iter::once(4096..16 << 20)));
         let need = Need::of(&[&boot], 65_536, &base).unwrap();
         assert_eq!((need.quota, need.cache.cache_data_bytes), (need.empty_bytes, 0));
     }

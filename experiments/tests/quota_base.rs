@@ -228,3 +228,26 @@ fn what_contradicts_the_base_is_refused() {
     folder.truncate("base.raw", MIB);
     assert_says(&refused(&["--base", "base.raw"]), &["boot-0.csv"]);
 }
+
+/// A small file can claim more holes than there is memory for: here all L1 entries point at one L2 table, whose entries
+/// are data and nothing in turn.
+#[test]
+fn a_base_in_shreds_is_refused_in_bounded_memory() {
+    let folder = folder();
+    let disk = 1100 * MIB;
+    folder.qemu_img(&["create", "-f", "qcow2", "-o", "cluster_size=512", "shreds.qcow2", "1100M"]);
+    let image = fs::read(folder.path("shreds.qcow2")).unwrap();
+    let table = (image.len() as u64).next_multiple_of(512);
+    let l2: Vec<u8> = (0..64u64).flat_map(|i| (512 * (i % 2)).to_be_bytes()).collect();
+    let l1: Vec<u8> = (0..disk / 512 / 64).flat_map(|_| table.to_be_bytes()).collect();
+    folder.change("shreds.qcow2", table, &l2);
+    folder.change("shreds.qcow2", u64::from_be_bytes(image[40..48].try_into().unwrap()), &l1);
+    let mut rows = String::from("start_us,end_us,op,offset,length\n");
+    for offset in (0..disk).step_by(2 * MIB as usize) {
+        rows += &format!("0,1,read,{offset},512\n");
+    }
+    fs::write(folder.path("all.csv"), rows).unwrap();
+    let args = ["quota", "--base", "shreds.qcow2", "--cluster-size", "64K", "--trace", "all.csv"];
+    let refused = folder.refused_command(vmicache(&folder, &args));
+    assert_says(&refused, &["shreds.qcow2", "alternate more than 1048576 times", "qemu-img convert"]);
+}

@@ -160,7 +160,7 @@ fn an_image_that_is_written_is_asked_again() {
 
 #[test]
 fn a_store_with_holes_takes_no_data() {
-    let store = PayloadFree::with_holes(DISK, Holes::new([0..DISK]));
+    let store = PayloadFree::with_holes(DISK, Holes::new(std::iter::once(0..DISK)));
     let runtime = LocalRuntime::new();
     let written = runtime.block_on(async {
         let raw = RawImage::open(store.clone(), "base", true).await?;
