@@ -47,6 +47,7 @@ pub async fn until(holds: impl Fn() -> bool, otherwise: &str) {
 /// A client.
 pub struct Client {
     socket: UnixStream,
+    buffer: Box<[u8; BUFFER]>,
     hung_up_on: bool,
 }
 
@@ -58,7 +59,7 @@ impl Client {
         served.set_nonblocking().expect("a socket that does not block");
         socket.set_nonblocking(true).expect("a socket that does not block");
         server.connect(served);
-        Client { socket, hung_up_on: false }
+        Client { socket, buffer: Box::new([0; BUFFER]), hung_up_on: false }
     }
 
     /// Sends a stream as the manner says. What the server does not take is not sent.
@@ -110,10 +111,10 @@ impl Client {
 
     /// Takes answers that are there, but no more than `most` bytes; how many.
     pub fn take(&mut self, most: usize) -> usize {
-        let (mut taken, mut buffer) = (0, [0; BUFFER]);
+        let mut taken = 0;
         while taken < most && !self.hung_up_on {
             let room = BUFFER.min(most - taken);
-            match (&self.socket).read(&mut buffer[..room]) {
+            match (&self.socket).read(&mut self.buffer[..room]) {
                 Ok(0) => self.hung_up_on = true,
                 Ok(count) => taken += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,

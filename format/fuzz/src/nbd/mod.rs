@@ -53,7 +53,7 @@ pub struct Manner {
 }
 
 /// Times that a client pauses while it sends.
-pub const MOST_CUTS: usize = 32;
+pub const MOST_CUTS: usize = 16;
 
 impl Manner {
     /// Bytes of a manner.

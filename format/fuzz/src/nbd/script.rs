@@ -5,9 +5,9 @@ use super::disks::{READ_ONLY, SIZE, WRITABLE};
 use super::seeds::{option, request};
 
 /// A session has at most so many bytes: longer ones say nothing new.
-const LONGEST: usize = 4 << 20;
+const LONGEST: usize = 2 << 20;
 const MOST_OPTIONS: u32 = 12;
-const MOST_REQUESTS: u32 = 64;
+const MOST_REQUESTS: u32 = 40;
 
 /// A script; beyond its end there are zeroes.
 struct Script<'a> {
@@ -111,7 +111,7 @@ fn push_request(script: &mut Script<'_>, stream: &mut Vec<u8>) {
         let seed = script.byte();
         let whole = (length as usize).min(LONGEST.saturating_sub(stream.len()));
         let sent = if seed == 13 { whole / 2 } else { whole };
-        stream.extend((0..sent).map(|at| (at as u8).wrapping_mul(seed)));
+        stream.resize(stream.len() + sent, seed);
     }
 }
 
@@ -126,28 +126,15 @@ fn range(script: &mut Script<'_>) -> (u64, u32) {
         5..8 => (at << 12).wrapping_sub(1),
         _ => at << 13,
     };
-    const LENGTHS: [u32; 16] = [
-        512,
-        4096,
-        1,
-        8192,
-        0,
-        16384,
-        3,
-        65_536,
-        1000,
-        700_000,
-        20_000,
-        786_433,
-        512,
-        SIZE as u32,
-        4096,
-        u32::MAX,
-    ];
+    const LENGTHS: [u32; 13] = [512, 4096, 1, 8192, 0, 16384, 3, 65_536, 1000, 20_000, 512, 4096, u32::MAX];
+    // Few are large: they take long and tell little.
     let length = match script.byte() {
-        200 => 32 << 20,
-        201 => (32 << 20) + 1,
-        byte => LENGTHS[usize::from(byte % 16)],
+        240..246 => 700_000,
+        246..252 => 786_433,
+        252..254 => SIZE as u32,
+        254 => 32 << 20,
+        255 => (32 << 20) + 1,
+        byte => LENGTHS[usize::from(byte) % LENGTHS.len()],
     };
     (offset, length)
 }

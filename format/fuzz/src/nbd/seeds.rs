@@ -104,7 +104,7 @@ fn large_requests() -> Vec<u8> {
 }
 
 fn many_requests() -> Vec<u8> {
-    (0..300).flat_map(|number| request(0, 0, number * 512, 4096)).collect()
+    (0..160).flat_map(|number| request(0, 0, number * 512, 4096)).collect()
 }
 
 fn wrong_requests() -> Vec<u8> {
