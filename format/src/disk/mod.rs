@@ -92,7 +92,7 @@ impl<P: Payload> Piece<P> {
             let part = data.slice(common.start - self.range.start..common.end - self.range.start);
             match part.bytes() {
                 // Whoever keeps a small part, such as an answer that waits, shall not keep the whole.
-                Some(bytes) if 2 * part.len() < data.len() => P::copy_from(bytes),
+                Some(bytes) if 2 * part.len() <= data.len() => P::copy_from(bytes),
                 _ => part,
             }
         });

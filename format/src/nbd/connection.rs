@@ -60,8 +60,8 @@ impl AsFd for Stream {
 impl Read for &Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Stream::Unix(socket) => { &*socket }.read(buffer),
-            Stream::Tcp(socket) => { &*socket }.read(buffer),
+            Stream::Unix(socket) => (&mut &*socket).read(buffer),
+            Stream::Tcp(socket) => (&mut &*socket).read(buffer),
         }
     }
 }
@@ -69,15 +69,15 @@ impl Read for &Stream {
 impl Write for &Stream {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         match self {
-            Stream::Unix(socket) => { &*socket }.write(buffer),
-            Stream::Tcp(socket) => { &*socket }.write(buffer),
+            Stream::Unix(socket) => (&mut &*socket).write(buffer),
+            Stream::Tcp(socket) => (&mut &*socket).write(buffer),
         }
     }
 
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Stream::Unix(socket) => { &*socket }.write_vectored(parts),
-            Stream::Tcp(socket) => { &*socket }.write_vectored(parts),
+            Stream::Unix(socket) => (&mut &*socket).write_vectored(parts),
+            Stream::Tcp(socket) => (&mut &*socket).write_vectored(parts),
         }
     }
 
@@ -88,7 +88,7 @@ impl Write for &Stream {
 
 /// Bytes of requests that a connection may have under way: together with what it reads ahead and keeps account
 /// of, a mebibyte.
-pub(super) const OWN_SHARE: u64 = 768 << 10;
+const OWN_SHARE: u64 = 768 << 10;
 /// Requests that it may have under way.
 const MAX_REQUESTS: u64 = 128;
 

@@ -4,7 +4,7 @@
 use super::input::Input;
 use super::output::{Part, Parts};
 use super::protocol::*;
-use super::transmission::{Failure, Transmission, chunks, payloads};
+use super::transmission::{Failure, Transmission, buffer_of, chunks, payloads};
 use crate::disk::Piece;
 use crate::runtime::{Runtime, let_others_go_on};
 use crate::storage::Storage;
@@ -71,7 +71,7 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
             return Ok(());
         }
         for (at, length) in pieces(request) {
-            let share = self.load.admit(length).await;
+            let share = self.load.admit(buffer_of(length)).await;
             if self.output.has_failed() {
                 return Ok(());
             }

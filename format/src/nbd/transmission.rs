@@ -1,6 +1,6 @@
 //! Requests and their answers, once client and server have agreed.
 
-use super::connection::{Load, OWN_SHARE, Share};
+use super::connection::{Load, Share};
 use super::input::Input;
 use super::negotiation::{ALLOCATION_ID, Agreement, broken};
 use super::output::{Output, Part, Parts};
@@ -23,6 +23,8 @@ use std::time::Instant;
 
 /// Requests of one client that are begun before others have their turn.
 const TURN: u32 = 32;
+/// Longer reads and writes, in bytes, are served piece by piece.
+const LONGEST_WHOLE: u64 = 512 << 10;
 /// Extents that one answer describes at most.
 const MAX_EXTENTS: usize = 4096;
 /// Bytes of the disk that one answer describes at most.
@@ -309,7 +311,12 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
 /// Whether a request is served piece by piece.
 fn is_large(request: &Request) -> bool {
     let moves_data = matches!(request.command, Command::Read | Command::Write);
-    moves_data && u64::from(request.length) > OWN_SHARE && request.length <= MAX_PAYLOAD
+    moves_data && u64::from(request.length) > LONGEST_WHOLE && request.length <= MAX_PAYLOAD
+}
+
+/// What the buffer of `length` bytes that a storage reads into takes: some take powers of two.
+pub(super) fn buffer_of(length: u64) -> u64 {
+    if length == 0 { 0 } else { length.next_power_of_two() }
 }
 
 /// Bytes that a request which is not large takes until its answer is sent.
@@ -317,7 +324,8 @@ fn memory_of(request: &Request) -> u64 {
     let length = u64::from(request.length);
     match request.command {
         Command::Read if request.length > MAX_PAYLOAD => 0,
-        Command::Read | Command::Write => length,
+        Command::Read => buffer_of(length),
+        Command::Write => length,
         Command::Cache | Command::WriteZeroes => length.min(PREFETCH_STEP),
         Command::BlockStatus if !request.has(command_flag::REQ_ONE) => 8 * MAX_EXTENTS as u64,
         _ => 0,

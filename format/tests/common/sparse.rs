@@ -75,7 +75,10 @@ impl Storage for Sparse {
     async fn hole(&self, range: &Range<u64>) -> io::Result<(bool, u64)> {
         match self.holes.get() {
             0 => Ok((false, range.end)),
-            bytes => Ok((range.start / bytes % 2 == 0, range.end.min((range.start / bytes + 1) * bytes))),
+            bytes => Ok((
+                (range.start / bytes).is_multiple_of(2),
+                range.end.min((range.start / bytes + 1) * bytes),
+            )),
         }
     }
 
