@@ -8,6 +8,10 @@ use thiserror::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Margin(u32);
 
+/// What is recommended beyond the smallest quota if nobody says otherwise: many times what any boot on record has read
+/// that the others had not.
+pub const RECOMMENDED: Margin = Margin::percent(5);
+
 /// The whole, in the unit of a margin.
 const WHOLE: u32 = 10_000;
 

@@ -26,13 +26,13 @@ impl Need {
     /// If a boot cannot be replayed, or reads from the base image whatever the quota.
     pub fn of(boots: &[&Trace], cluster_size: u64, base: &Base) -> anyhow::Result<Need> {
         let found = Smallest::of(boots, cluster_size, base)?;
-        let left: u64 = found.filled.again(boots)?.iter().sum();
+        let left = found.filled.left(boots)?;
         ensure!(left == 0, "{left} bytes are read from the base image although the quota was large enough");
         Ok(Need {
             empty_bytes: found.empty_bytes,
             quota: found.filled.quota,
             cache: found.filled.outcome,
-            base_bytes_below: found.base_bytes_below,
+            base_bytes_below: found.below.map(|below| below.left(boots)).transpose()?,
         })
     }
 }
@@ -74,6 +74,11 @@ impl Filled {
     pub fn again(&self, boots: &[&Trace]) -> anyhow::Result<Vec<u64>> {
         boots.iter().map(|boot| Ok(self.cache.fork().boot(boot)?.base_bytes_read)).collect()
     }
+
+    /// The sum of these bytes.
+    fn left(&self, boots: &[&Trace]) -> anyhow::Result<u64> {
+        Ok(self.again(boots)?.iter().sum())
+    }
 }
 
 /// The cache with the smallest quota that serves the boots.
@@ -83,8 +88,8 @@ pub struct Smallest {
     pub empty_bytes: u64,
     /// The cache, filled by the boots.
     pub filled: Filled,
-    /// See [`Need::base_bytes_below`].
-    pub base_bytes_below: Option<u64>,
+    /// The cache with a quota of one cluster less, which does not serve them; `None` if there can be none.
+    pub below: Option<Filled>,
 }
 
 impl Smallest {
@@ -95,20 +100,20 @@ impl Smallest {
     pub fn of(boots: &[&Trace], cluster_size: u64, base: &Base) -> anyhow::Result<Smallest> {
         let search = Search::new(boots, cluster_size, base)?;
         let (mut enough, mut filled) = search.enough()?;
-        let mut base_bytes_below = None;
+        let mut below = None;
         let mut too_little = 0;
         let mut probe = enough.saturating_sub(1);
         while too_little < enough {
-            let (left, tried) = search.at(probe)?;
-            if left > 0 {
-                too_little = probe + 1;
-                base_bytes_below = Some(left);
-            } else {
+            let tried = search.at(probe)?;
+            if search.is_enough(&tried)? {
                 (enough, filled) = (probe, tried);
+            } else {
+                too_little = probe + 1;
+                below = Some(tried);
             }
             probe = too_little + (enough - too_little) / 2;
         }
-        Ok(Smallest { empty_bytes: search.empty_bytes, filled, base_bytes_below })
+        Ok(Smallest { empty_bytes: search.empty_bytes, filled, below })
     }
 }
 
@@ -140,38 +145,47 @@ impl<'a> Search<'a> {
         bytes.saturating_sub(self.empty_bytes).div_ceil(self.chain.cluster_size)
     }
 
-    /// A cache that may take so many clusters beyond the empty image, filled by the boots; and what they then still
-    /// read from the base, in bytes.
-    fn at(&self, clusters: u64) -> anyhow::Result<(u64, Filled)> {
+    /// A cache that may take so many clusters beyond the empty image, filled by the boots.
+    fn at(&self, clusters: u64) -> anyhow::Result<Filled> {
         let chain = Chain { quota: Some(self.quota(clusters)), ..self.chain };
-        let filled = Filled::by(self.boots, &chain, self.base)?;
+        Filled::by(self.boots, &chain, self.base)
+    }
+
+    /// Whether the boots read nothing from the base under this cache.
+    fn is_enough(&self, filled: &Filled) -> anyhow::Result<bool> {
         // What a cache keeps without a limit is all that the boots can find in any.
         if filled.outcome.cache_data_bytes == self.everything.outcome.cache_data_bytes {
-            return Ok((0, filled));
+            return Ok(true);
         }
-        Ok((filled.again(self.boots)?.iter().sum(), filled))
+        // What there was no room for came last.
+        for boot in self.boots.iter().rev() {
+            if filled.cache.fork().boot(boot)?.base_bytes_read > 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// A number of clusters that is enough and all but certain to be the smallest, with its cache.
     fn enough(&self) -> anyhow::Result<(u64, Filled)> {
         let mut enough = self.clusters(self.file_bytes_expected()?);
-        let (mut left, mut filled) = self.at(enough)?;
-        if left > 0 {
-            let always: u64 = self.everything.again(self.boots)?.iter().sum();
+        let mut filled = self.at(enough)?;
+        if !self.is_enough(&filled)? {
+            let always = self.everything.left(self.boots)?;
             ensure!(
                 always == 0,
                 "{always} bytes are read from the base image even when the quota is without limit"
             );
         }
-        while left > 0 {
+        while !self.is_enough(&filled)? {
             enough = self.clusters(self.everything.outcome.cache_file_bytes).max(enough * 9 / 8 + 1);
-            (left, filled) = self.at(enough)?;
+            filled = self.at(enough)?;
         }
         // Its file may have stayed below the quota.
         while self.clusters(filled.outcome.cache_file_bytes) < enough {
             let shorter = self.clusters(filled.outcome.cache_file_bytes);
-            let (left, tried) = self.at(shorter)?;
-            if left > 0 {
+            let tried = self.at(shorter)?;
+            if !self.is_enough(&tried)? {
                 break;
             }
             (enough, filled) = (shorter, tried);

@@ -98,9 +98,9 @@ pub const OVERLAY_CLUSTER_SIZE: u64 = 65536;
 /// Memory for the cached L2 tables of a cache image, in bytes: a boot needs each table once.
 pub const METADATA_CACHE: u64 = 64 << 10;
 
-/// Replays `boot` through a fresh overlay over `chain` and a base with data everywhere, after the boots of `fill`, in this order and each
-/// with an overlay of its own, have filled the cache. A warm layout with an empty `fill` is filled by `boot`
-/// itself; the other layouts ignore `fill`.
+/// Replays `boot` through a fresh overlay over `chain` and a base with data everywhere, after the boots of `fill`, in
+/// this order and each with an overlay of its own, have filled the cache. A warm layout with an empty `fill` is filled
+/// by `boot` itself; the other layouts ignore `fill`.
 ///
 /// # Errors
 /// If the chain cannot be made (a quota below the empty cache's metadata, a cluster size that the format

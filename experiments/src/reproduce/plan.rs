@@ -1,6 +1,6 @@
 //! Which experiments run, and over which values.
 
-use crate::margin::Margin;
+use crate::margin::{Margin, RECOMMENDED};
 use clap::ValueEnum;
 use serde::Deserialize;
 use std::fmt;
@@ -115,7 +115,7 @@ impl Plan {
             quick,
             granularities: vec![512, 4096, 65_536],
             cluster_sizes,
-            margins: [0, 5, 10].map(Margin::percent).to_vec(),
+            margins: vec![Margin::percent(0), RECOMMENDED],
             quota_steps: if quick { 10 } else { 25 },
             most_boots: if quick { 3 } else { usize::MAX },
         }

@@ -206,7 +206,7 @@ fn left_out(result: &GuestResults, rows: &[t2::LeftOutRow]) -> Markup {
             tbody { @for size in t2::left_out_sizes(rows) {
                 tr {
                     td { (cluster(size)) }
-                    @if let Some(margin) = margins.first() {
+                    @if let Some(margin) = margins.last() {
                         @let of_size = || t2::at_margin(rows, size, *margin);
                         td.number { @if let Some(quota) = Summary::of(of_size().map(|row| row.left_out.smallest_quota as f64)) {
                             (megabytes(quota.min, 2)) " to " (megabytes(quota.max, 2)) } }
@@ -223,7 +223,7 @@ fn left_out(result: &GuestResults, rows: &[t2::LeftOutRow]) -> Markup {
             caption { (who(result)) ": each boot is left out in turn. The others recommend a quota, theirs being the \
                 smallest and the margin on top; a cache of that quota is filled by them, and then the boot left out boots \
                 from it twice. It is covered if the second time it reads nothing from the base image: there was room for \
-                what the others had not brought. In brackets the exact 95 % interval of the share (Clopper and Pearson), as \
+                what the others had not brought, which is what it read the first time (under the largest margin). In brackets the exact 95 % interval of the share (Clopper and Pearson), as \
                 if the boots were independent. They are boots of one image on one machine: this is no evidence about other \
                 images." }
         } }

@@ -7,7 +7,7 @@ mod trial;
 
 use crate::base_image::{self, BaseImage};
 use crate::commands::warm::Recorded;
-use crate::margin::Margin;
+use crate::margin::{Margin, RECOMMENDED};
 use crate::recording::open;
 use crate::size;
 use crate::terminal::{print, print_json};
@@ -48,9 +48,6 @@ With --base, holes of the base image (what its format or its file system knows a
 data cluster. Then a real cache is made over it in a temporary folder, filled by the boots and held against what was \
 predicted. Without --base, the base is taken to have data everywhere.";
 
-/// What is recommended beyond the smallest quota if nobody says otherwise.
-const MARGIN: &str = "5%";
-
 /// Arguments of `vmicache quota`.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{MEANING}\n\n{}", size::HELP))]
@@ -68,7 +65,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_hyphen_values = true)]
     check: Option<u64>,
     /// What to recommend beyond the smallest quota, in per cent of it
-    #[arg(long, value_name = "SHARE", default_value = MARGIN, allow_hyphen_values = true)]
+    #[arg(long, value_name = "SHARE", default_value_t = RECOMMENDED, allow_hyphen_values = true)]
     margin: Margin,
     /// The base image: its holes need no quota, and the answer is proved with a real cache over it
     #[arg(long, value_name = "FILE")]

@@ -152,7 +152,7 @@ fn left_out(advice: &Advice) -> anyhow::Result<String> {
             cluster(at.cluster_size),
             proportion(&covered),
             format!("{} to {}", number(quota.min), number(quota.max)),
-            format!("{} ({} to {})", number(first.mean), number(first.min), number(first.max)),
+            format!("{} ({} to {})", kilobyte(first.mean), kilobyte(first.min), kilobyte(first.max)),
         ]);
     }
     if !is_any {
@@ -179,6 +179,11 @@ fn left_out(advice: &Advice) -> anyhow::Result<String> {
 /// Megabytes to two places, for tables whose heading names the unit.
 fn number(bytes: f64) -> String {
     megabytes(bytes, 2)
+}
+
+/// Megabytes to three places, where two would often show nothing.
+fn kilobyte(bytes: f64) -> String {
+    megabytes(bytes, 3)
 }
 
 fn alone(at: &ClusterAdvice) -> Option<Summary> {
