@@ -87,9 +87,13 @@ impl<P: Payload> Piece<P> {
         }
         let data = self.data.as_ref().map(|data| {
             if common == self.range {
-                data.clone()
-            } else {
-                data.slice(common.start - self.range.start..common.end - self.range.start)
+                return data.clone();
+            }
+            let part = data.slice(common.start - self.range.start..common.end - self.range.start);
+            match part.bytes() {
+                // Whoever keeps a small part, such as an answer that waits, shall not keep the whole.
+                Some(bytes) if 2 * part.len() <= data.len() => P::copy_from(bytes),
+                _ => part,
             }
         });
         Some(Piece { range: common, data })

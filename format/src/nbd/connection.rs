@@ -60,8 +60,8 @@ impl AsFd for Stream {
 impl Read for &Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Stream::Unix(socket) => { &*socket }.read(buffer),
-            Stream::Tcp(socket) => { &*socket }.read(buffer),
+            Stream::Unix(socket) => (&mut &*socket).read(buffer),
+            Stream::Tcp(socket) => (&mut &*socket).read(buffer),
         }
     }
 }
@@ -69,15 +69,15 @@ impl Read for &Stream {
 impl Write for &Stream {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         match self {
-            Stream::Unix(socket) => { &*socket }.write(buffer),
-            Stream::Tcp(socket) => { &*socket }.write(buffer),
+            Stream::Unix(socket) => (&mut &*socket).write(buffer),
+            Stream::Tcp(socket) => (&mut &*socket).write(buffer),
         }
     }
 
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
-            Stream::Unix(socket) => { &*socket }.write_vectored(parts),
-            Stream::Tcp(socket) => { &*socket }.write_vectored(parts),
+            Stream::Unix(socket) => (&mut &*socket).write_vectored(parts),
+            Stream::Tcp(socket) => (&mut &*socket).write_vectored(parts),
         }
     }
 
@@ -86,10 +86,11 @@ impl Write for &Stream {
     }
 }
 
-/// Bytes of requests that a connection may have under way without asking the others.
-pub(super) const OWN_SHARE: u64 = 1 << 20;
+/// Bytes of requests that a connection may have under way: together with what it reads ahead and keeps account
+/// of, a mebibyte.
+const OWN_SHARE: u64 = 768 << 10;
 /// Requests that it may have under way.
-const MAX_REQUESTS: u64 = 256;
+const MAX_REQUESTS: u64 = 128;
 
 /// What a connection has under way.
 #[derive(Default)]
@@ -103,8 +104,6 @@ pub(super) struct Load {
 pub(super) struct Share {
     load: Rc<Load>,
     bytes: u64,
-    /// What it took of the memory for large requests, and how to give it back.
-    release: Option<Box<dyn FnOnce()>>,
 }
 
 impl Drop for Share {
@@ -112,9 +111,6 @@ impl Drop for Share {
         self.load.bytes.set(self.load.bytes.get() - self.bytes);
         self.load.requests.set(self.load.requests.get() - 1);
         self.load.eased.notify();
-        if let Some(release) = self.release.take() {
-            release();
-        }
     }
 }
 
@@ -134,44 +130,31 @@ impl Load {
         }
     }
 
-    /// Waits for room for `bytes` more.
-    pub async fn admit<S: Storage<Payload = Bytes>>(
-        self: &Rc<Self>,
-        server: &Rc<Server<S>>,
-        bytes: u64,
-    ) -> Share {
-        let mut release = None;
-        if bytes > OWN_SHARE {
-            self.idle().await;
-            loop {
-                let freed = server.large_freed.listen();
-                if server.large.get() >= bytes {
-                    break;
-                }
-                freed.await;
-            }
-            server.large.set(server.large.get() - bytes);
-            let server = server.clone();
-            release = Some(Box::new(move || {
-                server.large.set(server.large.get() + bytes);
-                server.large_freed.notify();
-            }) as Box<dyn FnOnce()>);
-        } else {
-            let fits = || self.bytes.get() + bytes <= OWN_SHARE && self.requests.get() < MAX_REQUESTS;
-            // A large one that is under way is not this connection's own share.
-            self.until(|| fits() || self.requests.get() == 0).await;
-        }
+    /// Waits for room for `bytes` more, at most [`OWN_SHARE`].
+    pub async fn admit(self: &Rc<Self>, bytes: u64) -> Share {
+        debug_assert!(bytes <= OWN_SHARE);
+        self.until(|| self.bytes.get() + bytes <= OWN_SHARE && self.requests.get() < MAX_REQUESTS).await;
         self.bytes.set(self.bytes.get() + bytes);
         self.requests.set(self.requests.get() + 1);
-        Share { load: self.clone(), bytes, release }
+        Share { load: self.clone(), bytes }
     }
 }
 
-/// How long a client may take to agree upon an export.
-const NEGOTIATION_TIME: Duration = Duration::from_secs(60);
+/// How long a server waits for clients.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For a client to agree upon an export.
+    pub negotiation: Duration,
+    /// For a client that leaves, or when the server stops, until what was begun is answered and the answers are
+    /// taken.
+    pub farewell: Duration,
+}
 
-/// How long a client that leaves, or a server that stops, waits for the last answers.
-const FAREWELL_TIME: Duration = Duration::from_secs(30);
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { negotiation: Duration::from_secs(60), farewell: Duration::from_secs(30) }
+    }
+}
 
 /// Serves one client until it leaves, the connection breaks, or the server stops.
 ///
@@ -185,15 +168,8 @@ pub(super) async fn run<S: Storage<Payload = Bytes>>(
     let mut input = Input::new(socket.clone());
     let agreement = {
         let negotiation = pin!(Negotiation::new(server, &mut input, &socket).run());
-        let stop = pin!(async {
-            while !server.stopping.get() {
-                let late = pin!(server.runtime.sleep(NEGOTIATION_TIME));
-                if let Either::Right(_) = select(pin!(server.stop_asked.listen()), late).await {
-                    break;
-                }
-            }
-        });
-        match select(negotiation, stop).await {
+        let patience = pin!(server.runtime.sleep(server.patience.negotiation));
+        match select(negotiation, select(pin!(server.stopped()), patience)).await {
             Either::Left((agreement, _)) => agreement?,
             Either::Right(_) => None,
         }
@@ -215,10 +191,24 @@ pub(super) async fn run<S: Storage<Payload = Bytes>>(
         listener
     };
     let transmission = Transmission::new(server.clone(), agreement, output.clone(), load.clone());
-    let read = transmission.run(&mut input).await;
+    let read = {
+        // A stopped server does not wait for ever for the rest of a request, or for room for the next.
+        let patience = pin!(async {
+            server.stopped().await;
+            server.runtime.sleep(server.patience.farewell).await;
+        });
+        match select(pin!(transmission.run(&mut input)), patience).await {
+            Either::Left((read, _)) => read,
+            Either::Right(_) => {
+                socket.inner().shutdown();
+                Ok(())
+            }
+        }
+    };
+    transmission.client_leaves();
     let answered = pin!(load.until(|| load.requests.get() == 0 || output.has_failed()));
     // A client that takes no answers cannot hold the server up.
-    if let Either::Right(_) = select(answered, pin!(server.runtime.sleep(FAREWELL_TIME))).await {
+    if let Either::Right(_) = select(answered, pin!(server.runtime.sleep(server.patience.farewell))).await {
         socket.inner().shutdown();
     }
     output.close();

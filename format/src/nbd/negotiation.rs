@@ -4,7 +4,7 @@ use super::connection::Stream;
 use super::input::Input;
 use super::protocol::*;
 use super::server::{Export, Server};
-use crate::runtime::Watched;
+use crate::runtime::{Watched, let_others_go_on};
 use crate::storage::Storage;
 use bytes::Bytes;
 use std::io::{self, Write};
@@ -201,7 +201,10 @@ impl<'a, S: Storage<Payload = Bytes>> Negotiation<'a, S> {
         let mut bytes = OPTION_REPLY_MAGIC.to_be_bytes().to_vec();
         bytes.extend([option, kind, data.len() as u32].into_iter().flat_map(u32::to_be_bytes));
         bytes.extend(data);
-        self.send(&bytes).await
+        self.send(&bytes).await?;
+        // A client that asks as fast as it is answered has only its turn.
+        let_others_go_on().await;
+        Ok(())
     }
 
     async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {

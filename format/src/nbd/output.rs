@@ -74,6 +74,11 @@ impl Output {
         self.failed.get()
     }
 
+    /// Whether no reply will be sent any more.
+    pub fn is_over(&self) -> bool {
+        self.closed.get() || self.failed.get()
+    }
+
     /// Sends replies as the client takes them.
     ///
     /// # Errors

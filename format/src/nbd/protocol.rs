@@ -93,6 +93,7 @@ pub(super) enum Errno {
     Invalid = 22,
     NoSpace = 28,
     Overflow = 75,
+    Shutdown = 108,
 }
 
 /// What a request asks for.

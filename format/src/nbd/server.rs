@@ -1,10 +1,10 @@
 //! Exports, and the connections to them.
 
-use super::connection::{self, Stream};
+use super::connection::{self, Patience, Stream};
 use super::recording::Recorder;
 use super::statistics::Statistics;
 use crate::disk::Disk;
-use crate::runtime::{Event, LocalRuntime, Runtime};
+use crate::runtime::{Event, LocalRuntime, Runtime, let_others_go_on};
 use crate::storage::Storage;
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
@@ -129,17 +129,21 @@ pub struct Server<S: Storage<Payload = Bytes>> {
     pub(super) stop_asked: Event,
     connections: Cell<usize>,
     connection_ended: Event,
-    /// Memory for requests that are larger than a connection's own share, in bytes.
-    pub(super) large: Cell<u64>,
-    pub(super) large_freed: Event,
+    pub(super) patience: Patience,
 }
-
-/// Memory for large requests of all connections together: one of the largest that a client may send.
-const LARGE: u64 = super::protocol::MAX_PAYLOAD as u64;
 
 impl<S: Storage<Payload = Bytes>> Server<S> {
     /// A server of `exports`, whose names differ.
     pub fn new(exports: Vec<Rc<Export<S>>>, runtime: Rc<LocalRuntime>) -> Rc<Self> {
+        Self::with_patience(exports, runtime, Patience::default())
+    }
+
+    /// A server of `exports`, whose names differ, that waits for clients as long as `patience` says.
+    pub fn with_patience(
+        exports: Vec<Rc<Export<S>>>,
+        runtime: Rc<LocalRuntime>,
+        patience: Patience,
+    ) -> Rc<Self> {
         Rc::new(Server {
             exports,
             runtime,
@@ -147,8 +151,7 @@ impl<S: Storage<Payload = Bytes>> Server<S> {
             stop_asked: Event::new(),
             connections: Cell::new(0),
             connection_ended: Event::new(),
-            large: Cell::new(LARGE),
-            large_freed: Event::new(),
+            patience,
         })
     }
 
@@ -179,11 +182,10 @@ impl<S: Storage<Payload = Bytes>> Server<S> {
                     Ok(_) => break,
                     Err(_) => server.runtime.sleep(ACCEPT_PAUSE).await,
                 }
+                let_others_go_on().await;
             }
         }));
-        while !self.stopping.get() {
-            self.stop_asked.listen().await;
-        }
+        self.stopped().await;
         accepting.set(false);
         loop {
             let ended = self.connection_ended.listen();
@@ -210,6 +212,13 @@ impl<S: Storage<Payload = Bytes>> Server<S> {
     pub fn stop(&self) {
         self.stopping.set(true);
         self.stop_asked.notify();
+    }
+
+    /// Waits until the server is to end.
+    pub(super) async fn stopped(&self) {
+        while !self.stopping.get() {
+            self.stop_asked.listen().await;
+        }
     }
 
     pub(super) fn find(&self, name: &[u8]) -> Option<Rc<Export<S>>> {

@@ -8,13 +8,13 @@ use super::protocol::*;
 use super::server::{Export, Server};
 use crate::disk::Piece;
 use crate::error::Error;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, let_others_go_on};
 use crate::storage::Storage;
 use crate::trace::Op;
 use bytes::Bytes;
 use futures_util::future::{Either, poll_fn, select};
 use smallvec::smallvec;
-use std::future::Future;
+use std::cell::Cell;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -23,15 +23,21 @@ use std::time::Instant;
 
 /// Requests of one client that are begun before others have their turn.
 const TURN: u32 = 32;
+/// Longer reads and writes, in bytes, are served piece by piece.
+const LONGEST_WHOLE: u64 = 512 << 10;
 /// Extents that one answer describes at most.
 const MAX_EXTENTS: usize = 4096;
+/// Bytes of the disk that one answer describes at most.
+const MAX_DESCRIBED: u64 = 256 << 20;
 /// A prefetch reads so many bytes at a time.
-const PREFETCH: u64 = 1 << 20;
+const PREFETCH_STEP: u64 = 256 << 10;
+/// So many bytes are made zero at a time, in steps that end where clusters of any size do.
+const ZERO_STEP: u64 = 2 << 20;
 
 /// Why a request is not answered as wished.
-struct Failure {
-    errno: Errno,
-    problem: String,
+pub(super) struct Failure {
+    pub errno: Errno,
+    pub problem: String,
 }
 
 impl Failure {
@@ -52,12 +58,14 @@ impl From<Error> for Failure {
 
 /// A client that has chosen an export.
 pub(super) struct Transmission<S: Storage<Payload = Bytes>> {
-    server: Rc<Server<S>>,
-    export: Rc<Export<S>>,
-    structured: bool,
+    pub server: Rc<Server<S>>,
+    pub export: Rc<Export<S>>,
+    pub structured: bool,
     allocation: bool,
-    output: Rc<Output>,
-    load: Rc<Load>,
+    pub output: Rc<Output>,
+    pub load: Rc<Load>,
+    /// No more requests are read.
+    client_leaves: Cell<bool>,
 }
 
 impl<S: Storage<Payload = Bytes>> Transmission<S> {
@@ -68,7 +76,13 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
         load: Rc<Load>,
     ) -> Rc<Self> {
         let Agreement { export, structured, allocation } = agreement;
-        Rc::new(Transmission { server, export, structured, allocation, output, load })
+        let client_leaves = Cell::new(false);
+        Rc::new(Transmission { server, export, structured, allocation, output, load, client_leaves })
+    }
+
+    /// Nothing is begun any more, and what was asked for later requests' sake ends.
+    pub fn client_leaves(&self) {
+        self.client_leaves.set(true);
     }
 
     /// Begins requests as they come, until the client leaves or the server stops.
@@ -84,7 +98,14 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
                 return Ok(());
             }
             let start = Instant::now();
-            let share = self.load.admit(&self.server, self.memory_of(&request)?).await;
+            if request.command == Command::Write && request.length > MAX_PAYLOAD {
+                return Err(broken("too long a write"));
+            }
+            if is_large(&request) {
+                self.serve_large(&request, input, start).await?;
+                continue;
+            }
+            let share = self.load.admit(memory_of(&request)).await;
             let payload = match request.command {
                 Command::Write => Bytes::from(input.bytes(request.length as usize).await?),
                 _ => Bytes::new(),
@@ -112,17 +133,6 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
         }
     }
 
-    /// Bytes that a request takes until it is answered.
-    fn memory_of(&self, request: &Request) -> io::Result<u64> {
-        match request.command {
-            Command::Write if request.length > MAX_PAYLOAD => Err(broken("too long a write")),
-            Command::Read if request.length > MAX_PAYLOAD => Ok(0),
-            Command::Read | Command::Write => Ok(request.length.into()),
-            Command::Cache | Command::WriteZeroes => Ok(PREFETCH),
-            _ => Ok(0),
-        }
-    }
-
     /// Does what can be done at once; the rest goes on as a task.
     async fn begin(self: &Rc<Self>, request: Request, payload: Bytes, share: Share, start: Instant) {
         let mut work = Box::pin(self.clone().serve(request, payload, share, start));
@@ -134,24 +144,30 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
     async fn serve(self: Rc<Self>, request: Request, payload: Bytes, share: Share, start: Instant) {
         if request.command == Command::Read && !self.export.delay_read.is_zero() {
             self.server.runtime.sleep(self.export.delay_read).await;
+            if self.output.is_over() {
+                return;
+            }
         }
         let parts = match self.perform(&request, payload).await {
             Ok(parts) => {
                 self.note(&request, start);
                 parts
             }
-            Err(failure) => {
-                if failure.errno == Errno::Io || failure.errno == Errno::NoSpace {
-                    self.export.statistics.fail(&failure.problem);
-                }
-                self.error_reply(&request, &failure)
-            }
+            Err(failure) => self.refuse(&request, &failure),
         };
         self.output.push(parts, Some(share));
     }
 
+    /// Counts a request that has failed; the answer to it.
+    pub fn refuse(&self, request: &Request, failure: &Failure) -> Parts {
+        if failure.errno == Errno::Io || failure.errno == Errno::NoSpace {
+            self.export.statistics.fail(&failure.problem);
+        }
+        self.error_reply(request, failure)
+    }
+
     /// Counts and records a request that has succeeded.
-    fn note(&self, request: &Request, start: Instant) {
+    pub fn note(&self, request: &Request, start: Instant) {
         let op = match request.command {
             Command::Read => Op::Read,
             Command::Write => Op::Write,
@@ -176,14 +192,26 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
     async fn perform(&self, request: &Request, payload: Bytes) -> Result<Parts, Failure> {
         self.check(request)?;
         let disk = &self.export.disk;
-        let (offset, length) = (request.offset, u64::from(request.length));
+        let offset = request.offset;
         match request.command {
             Command::Read => return self.read(request).await,
             Command::BlockStatus => return self.block_status(request).await,
             Command::Write => disk.write(offset, payload).await?,
-            Command::WriteZeroes => disk.write_zeroes(offset, length).await?,
+            Command::WriteZeroes => {
+                let is_in_vain = || self.output.is_over();
+                in_steps(request, ZERO_STEP, is_in_vain, async |at, length| {
+                    disk.write_zeroes(at, length).await
+                })
+                .await?;
+            }
             Command::Flush => disk.flush().await?,
-            Command::Cache => self.prefetch(offset..offset + length).await?,
+            Command::Cache => {
+                let is_in_vain = || self.client_leaves.get() || self.server.stopping.get();
+                in_steps(request, PREFETCH_STEP, is_in_vain, async |at, length| {
+                    disk.read_pieces(at, length).await.map(drop)
+                })
+                .await?;
+            }
             // What is trimmed may keep its content.
             Command::Trim | Command::Disconnect => {}
             Command::Unknown(code) => {
@@ -197,7 +225,8 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
         Ok(self.done(request))
     }
 
-    fn check(&self, request: &Request) -> Result<(), Failure> {
+    /// Whether a request may be done.
+    pub fn check(&self, request: &Request) -> Result<(), Failure> {
         let invalid = |problem| Err(Failure::new(Errno::Invalid, problem));
         let size = self.export.disk.size();
         let (offset, length) = (request.offset, u64::from(request.length));
@@ -225,51 +254,24 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
         }
     }
 
-    async fn prefetch(&self, range: std::ops::Range<u64>) -> Result<(), Failure> {
-        let mut at = range.start;
-        while at < range.end {
-            let length = PREFETCH.min(range.end - at);
-            self.export.disk.read_pieces(at, length).await?;
-            at += length;
-        }
-        Ok(())
-    }
-
     async fn read(&self, request: &Request) -> Result<Parts, Failure> {
         let pieces = self.export.disk.read_pieces(request.offset, request.length.into()).await?;
         if pieces.is_empty() {
             return Ok(self.done(request));
         }
-        let mut parts = Parts::new();
         if !self.structured {
-            parts.push(Part::Small(Small::simple_reply(0, request.cookie)));
-            pieces.into_iter().for_each(|piece| parts.push(Part::Data(piece.payload())));
+            let mut parts = Parts::from_iter([Part::Small(Small::simple_reply(0, request.cookie))]);
+            parts.extend(payloads(&pieces));
             return Ok(parts);
         }
-        let whole = request.has(command_flag::DF);
-        let groups: Vec<&[Piece<Bytes>]> =
-            pieces.chunk_by(|a, b| whole || a.data.is_some() == b.data.is_some()).collect();
-        for (number, group) in groups.iter().enumerate() {
-            let flags = if number + 1 == groups.len() { chunk::DONE } else { 0 };
-            let start = group[0].range.start;
-            let length = (group[group.len() - 1].range.end - start) as u32;
-            let mut place = [0; 12];
-            place[..8].copy_from_slice(&start.to_be_bytes());
-            place[8..].copy_from_slice(&length.to_be_bytes());
-            if group.iter().all(|piece| piece.data.is_none()) {
-                parts.push(Part::Small(Small::chunk(flags, chunk::OFFSET_HOLE, request.cookie, 12, &place)));
-                continue;
-            }
-            let header = Small::chunk(flags, chunk::OFFSET_DATA, request.cookie, 8 + length, &place[..8]);
-            parts.push(Part::Small(header));
-            parts.extend(group.iter().map(|piece| Part::Data(piece.payload())));
-        }
-        Ok(parts)
+        Ok(chunks(request, &pieces, true))
     }
 
     async fn block_status(&self, request: &Request) -> Result<Parts, Failure> {
         let most = if request.has(command_flag::REQ_ONE) { 1 } else { MAX_EXTENTS };
-        let extents = self.export.disk.extents(request.offset, request.length.into(), most).await?;
+        // A client asks again for what is not described.
+        let length = u64::from(request.length).min(MAX_DESCRIBED);
+        let extents = self.export.disk.extents(request.offset, length, most).await?;
         let mut described = Vec::with_capacity(extents.len() * 8);
         for extent in &extents {
             let flags = if extent.is_zero { allocation::HOLE | allocation::ZERO } else { 0 };
@@ -283,7 +285,7 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
     }
 
     /// An answer without data.
-    fn done(&self, request: &Request) -> Parts {
+    pub fn done(&self, request: &Request) -> Parts {
         smallvec![Part::Small(match self.structured && request.command == Command::Read {
             true => Small::chunk(chunk::DONE, chunk::NONE, request.cookie, 0, &[]),
             false => Small::simple_reply(0, request.cookie),
@@ -306,14 +308,77 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
     }
 }
 
-async fn let_others_go_on() {
-    let mut waited = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut waited, true) {
-            return Poll::Ready(());
+/// Whether a request is served piece by piece.
+fn is_large(request: &Request) -> bool {
+    let moves_data = matches!(request.command, Command::Read | Command::Write);
+    moves_data && u64::from(request.length) > LONGEST_WHOLE && request.length <= MAX_PAYLOAD
+}
+
+/// What the buffer of `length` bytes that a storage reads into takes: some take powers of two.
+pub(super) fn buffer_of(length: u64) -> u64 {
+    if length == 0 { 0 } else { length.next_power_of_two() }
+}
+
+/// Bytes that a request which is not large takes until its answer is sent.
+fn memory_of(request: &Request) -> u64 {
+    let length = u64::from(request.length);
+    match request.command {
+        Command::Read if request.length > MAX_PAYLOAD => 0,
+        Command::Read => buffer_of(length),
+        Command::Write => length,
+        Command::Cache | Command::WriteZeroes => length.min(PREFETCH_STEP),
+        Command::BlockStatus if !request.has(command_flag::REQ_ONE) => 8 * MAX_EXTENTS as u64,
+        _ => 0,
+    }
+}
+
+/// Does `act` for one part (offset and length) of a request's range after the other, unless it is in vain. Parts
+/// end at multiples of `step`.
+async fn in_steps(
+    request: &Request,
+    step: u64,
+    is_in_vain: impl Fn() -> bool,
+    act: impl AsyncFn(u64, u64) -> crate::Result<()>,
+) -> Result<(), Failure> {
+    let mut at = request.offset;
+    let end = request.offset + u64::from(request.length);
+    while at < end {
+        if is_in_vain() {
+            return Err(Failure::new(Errno::Shutdown, "the connection ends"));
         }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+        let next = end.min((at / step + 1) * step);
+        act(at, next - at).await?;
+        at = next;
+        let_others_go_on().await;
+    }
+    Ok(())
+}
+
+/// The data itself, zeroes and all.
+pub(super) fn payloads(pieces: &[Piece<Bytes>]) -> impl Iterator<Item = Part> {
+    pieces.iter().map(|piece| Part::Data(piece.payload()))
+}
+
+/// Pieces of what was read as chunks of a structured reply, of which they are the last or not. Zeroes are not sent.
+pub(super) fn chunks(request: &Request, pieces: &[Piece<Bytes>], are_last: bool) -> Parts {
+    let whole = request.has(command_flag::DF);
+    let groups: Vec<&[Piece<Bytes>]> =
+        pieces.chunk_by(|a, b| whole || a.data.is_some() == b.data.is_some()).collect();
+    let mut parts = Parts::new();
+    for (number, group) in groups.iter().enumerate() {
+        let flags = if are_last && number + 1 == groups.len() { chunk::DONE } else { 0 };
+        let start = group[0].range.start;
+        let length = (group[group.len() - 1].range.end - start) as u32;
+        let mut place = [0; 12];
+        place[..8].copy_from_slice(&start.to_be_bytes());
+        place[8..].copy_from_slice(&length.to_be_bytes());
+        if group.iter().all(|piece| piece.data.is_none()) {
+            parts.push(Part::Small(Small::chunk(flags, chunk::OFFSET_HOLE, request.cookie, 12, &place)));
+            continue;
+        }
+        let header = Small::chunk(flags, chunk::OFFSET_DATA, request.cookie, 8 + length, &place[..8]);
+        parts.push(Part::Small(header));
+        parts.extend(payloads(group));
+    }
+    parts
 }

@@ -74,7 +74,7 @@ struct Tasks {
     free: Vec<usize>,
 }
 
-/// Tasks that run between two looks at the sockets.
+/// Tasks that run between two looks at sockets and timers.
 const TASKS_BETWEEN_LOOKS: u32 = 64;
 
 type Timers = Rc<RefCell<BTreeMap<Reverse<(Duration, u64)>, Waker>>>;
@@ -138,6 +138,7 @@ impl LocalRuntime {
             if since_look == TASKS_BETWEEN_LOOKS {
                 since_look = 0;
                 self.look_at_sockets();
+                self.wake_due();
             }
             match self.queue.pop() {
                 Some(MAIN) => {
@@ -155,6 +156,15 @@ impl LocalRuntime {
     fn look_at_sockets(&self) {
         if let Some(reactor) = self.reactor.get() {
             reactor.wait(Some(Duration::ZERO));
+        }
+    }
+
+    /// Wakes those whose time has come, while others keep the thread busy.
+    fn wake_due(&self) {
+        let now = self.now();
+        let mut timers = self.timers.borrow_mut();
+        while let Some(timer) = timers.last_entry().filter(|timer| timer.key().0.0 <= now) {
+            timer.remove().wake();
         }
     }
 

@@ -14,8 +14,9 @@ pub(crate) use join::Join;
 pub use local::LocalRuntime;
 pub use reactor::Watched;
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 /// A future that stays on its thread.
@@ -31,4 +32,17 @@ pub trait Runtime {
 
     /// Completes `duration` from now.
     fn sleep(&self, duration: Duration) -> LocalFuture<()>;
+}
+
+/// Lets the tasks that can go on do so first.
+pub(crate) async fn let_others_go_on() {
+    let mut waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -4,6 +4,7 @@
 
 pub mod images;
 pub mod qemu;
+pub mod sparse;
 pub mod storages;
 
 use rand::{Rng, RngExt, SeedableRng};
