@@ -223,9 +223,10 @@ fn left_out(result: &GuestResults, rows: &[t2::LeftOutRow]) -> Markup {
             caption { (who(result)) ": each boot is left out in turn. The others recommend a quota, theirs being the \
                 smallest and the margin on top; a cache of that quota is filled by them, and then the boot left out boots \
                 from it twice. It is covered if the second time it reads nothing from the base image: there was room for \
-                what the others had not brought, which is what it read the first time (under the largest margin). In brackets the exact 95 % interval of the share (Clopper and Pearson), as \
-                if the boots were independent. They are boots of one image on one machine: this is no evidence about other \
-                images." }
+                what the others had not brought, which is what it read the first time (under the largest margin). In \
+                brackets the exact 95 % interval of the share (Clopper and Pearson), as if the boots were independent. The \
+                base is taken to have data everywhere. They are boots of one image on one machine: this is no evidence \
+                about other images." }
         } }
     }
 }
