@@ -1,11 +1,14 @@
 //! `vmicache`: what cache images change for virtual machine boots.
 
+mod base_image;
 mod cells;
 mod cli;
 mod commands;
 mod did_you_mean;
 mod figures;
 mod inputs;
+mod leave_one_out;
+mod margin;
 mod memo;
 mod need;
 mod output;

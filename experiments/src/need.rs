@@ -2,7 +2,7 @@
 
 use anyhow::{Context, ensure};
 use vmicache_format::trace::Trace;
-use vmicache_sim::replay::{Cache, Chain, Layout, Outcome, replay};
+use vmicache_sim::replay::{Base, Cache, Chain, Layout, Outcome};
 
 /// The quota that boots need at one cluster size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,46 +24,189 @@ impl Need {
     ///
     /// # Errors
     /// If a boot cannot be replayed, or reads from the base image whatever the quota.
-    pub fn of(boots: &[&Trace], cluster_size: u64, disk_size: u64) -> anyhow::Result<Need> {
-        let chain = |quota| Chain { layout: Layout::Warm, cluster_size, quota, disk_size };
-        let empty_bytes = empty_cache_bytes(cluster_size, disk_size)?;
-        let (left, cache) = read_again(boots, &chain(None))?;
-        ensure!(left == 0, "{left} bytes are read from the base image even when the quota is without limit");
+    pub fn of(boots: &[&Trace], cluster_size: u64, base: &Base) -> anyhow::Result<Need> {
+        let found = Smallest::of(boots, cluster_size, base)?;
+        let left = found.filled.left(boots)?;
+        ensure!(left == 0, "{left} bytes are read from the base image although the quota was large enough");
+        Ok(Need {
+            empty_bytes: found.empty_bytes,
+            quota: found.filled.quota,
+            cache: found.filled.outcome,
+            base_bytes_below: found.below.map(|below| below.left(boots)).transpose()?,
+        })
+    }
+}
 
-        let units = |bytes: u64| bytes.saturating_sub(empty_bytes).div_ceil(cluster_size);
-        let quota = |units: u64| empty_bytes + units * cluster_size;
-        let at = |n: u64| read_again(boots, &chain(Some(quota(n))));
-        let mut enough = units(cache.cache_file_bytes);
-        let mut found = at(enough)?;
-        while found.0 > 0 {
-            enough = enough * 9 / 8 + 1;
-            found = at(enough)?;
-        }
-        // A smaller quota makes for smaller tables, so the file may have stayed below it; the length where
-        // that ends is all but certain to be the answer. What follows proves it, or searches on.
-        while units(found.1.cache_file_bytes) < enough {
-            let shorter = units(found.1.cache_file_bytes);
-            let tried = at(shorter)?;
-            if tried.0 > 0 {
-                break;
-            }
-            (enough, found) = (shorter, tried);
-        }
+/// A cache that boots have filled.
+#[derive(Clone, Debug)]
+pub struct Filled {
+    /// Its quota in bytes.
+    pub quota: u64,
+    /// The cache itself.
+    pub cache: Cache,
+    /// What each boot read from the base image while it filled the cache, bytes.
+    pub base_bytes: Vec<u64>,
+    /// The last boot.
+    pub outcome: Outcome,
+}
+
+impl Filled {
+    /// A new cache that `boots` have filled, in this order.
+    ///
+    /// # Errors
+    /// If there can be no such cache, or a boot cannot be replayed.
+    pub fn by(boots: &[&Trace], chain: &Chain, base: &Base) -> anyhow::Result<Filled> {
+        let mut cache = Cache::over(base, chain)?;
+        let outcomes = boots.iter().map(|boot| Ok(cache.boot(boot)?)).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Filled {
+            quota: chain.quota.unwrap_or(u64::MAX),
+            cache,
+            base_bytes: outcomes.iter().map(|outcome| outcome.base_bytes_read).collect(),
+            outcome: *outcomes.last().context("no boot is given")?,
+        })
+    }
+
+    /// Bytes that each of `boots` reads from the base image now, each in a copy of the cache of its own, so that it
+    /// cannot add to it for the next.
+    ///
+    /// # Errors
+    /// If a boot cannot be replayed.
+    pub fn again(&self, boots: &[&Trace]) -> anyhow::Result<Vec<u64>> {
+        boots.iter().map(|boot| Ok(self.cache.fork().boot(boot)?.base_bytes_read)).collect()
+    }
+
+    /// The sum of these bytes.
+    fn left(&self, boots: &[&Trace]) -> anyhow::Result<u64> {
+        Ok(self.again(boots)?.iter().sum())
+    }
+}
+
+/// The cache with the smallest quota that serves the boots.
+#[derive(Clone, Debug)]
+pub struct Smallest {
+    /// See [`Need::empty_bytes`].
+    pub empty_bytes: u64,
+    /// The cache, filled by the boots.
+    pub filled: Filled,
+    /// The cache with a quota of one cluster less, which does not serve them; `None` if there can be none.
+    pub below: Option<Filled>,
+}
+
+impl Smallest {
+    /// Searches as [`Need::of`], but leaves it to the caller to boot again.
+    ///
+    /// # Errors
+    /// As [`Need::of`].
+    pub fn of(boots: &[&Trace], cluster_size: u64, base: &Base) -> anyhow::Result<Smallest> {
+        let search = Search::new(boots, cluster_size, base)?;
+        let (mut enough, mut filled) = search.enough()?;
         let mut below = None;
         let mut too_little = 0;
         let mut probe = enough.saturating_sub(1);
         while too_little < enough {
-            let tried = at(probe)?;
-            if tried.0 > 0 {
-                too_little = probe + 1;
-                below = Some(tried.0);
+            let tried = search.at(probe)?;
+            if search.is_enough(&tried)? {
+                (enough, filled) = (probe, tried);
             } else {
-                enough = probe;
-                found = tried;
+                too_little = probe + 1;
+                below = Some(tried);
             }
             probe = too_little + (enough - too_little) / 2;
         }
-        Ok(Need { empty_bytes, quota: quota(enough), cache: found.1, base_bytes_below: below })
+        Ok(Smallest { empty_bytes: search.empty_bytes, filled, below })
+    }
+}
+
+/// What the search starts from.
+struct Search<'a> {
+    boots: &'a [&'a Trace],
+    base: &'a Base,
+    /// Without a limit.
+    chain: Chain,
+    /// Length of the empty cache's file in bytes, at its smallest.
+    empty_bytes: u64,
+    /// The cache after all boots, without a limit.
+    everything: Filled,
+}
+
+impl<'a> Search<'a> {
+    fn new(boots: &'a [&'a Trace], cluster_size: u64, base: &'a Base) -> anyhow::Result<Search<'a>> {
+        let chain = Chain { layout: Layout::Warm, cluster_size, quota: None, disk_size: base.disk_size() };
+        let empty_bytes = empty_cache_bytes(cluster_size, chain.disk_size)?;
+        Ok(Search { boots, base, chain, empty_bytes, everything: Filled::by(boots, &chain, base)? })
+    }
+
+    /// A quota is the empty image at its smallest and so many clusters.
+    fn quota(&self, clusters: u64) -> u64 {
+        self.empty_bytes + clusters * self.chain.cluster_size
+    }
+
+    fn clusters(&self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.empty_bytes).div_ceil(self.chain.cluster_size)
+    }
+
+    /// A cache that may take so many clusters beyond the empty image, filled by the boots.
+    fn at(&self, clusters: u64) -> anyhow::Result<Filled> {
+        let chain = Chain { quota: Some(self.quota(clusters)), ..self.chain };
+        Filled::by(self.boots, &chain, self.base)
+    }
+
+    /// Whether the boots read nothing from the base under this cache.
+    fn is_enough(&self, filled: &Filled) -> anyhow::Result<bool> {
+        // What a cache keeps without a limit is all that the boots can find in any.
+        if filled.outcome.cache_data_bytes == self.everything.outcome.cache_data_bytes {
+            return Ok(true);
+        }
+        // What there was no room for came last.
+        for boot in self.boots.iter().rev() {
+            if filled.cache.fork().boot(boot)?.base_bytes_read > 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A number of clusters that is enough and all but certain to be the smallest, with its cache.
+    fn enough(&self) -> anyhow::Result<(u64, Filled)> {
+        let mut enough = self.clusters(self.file_bytes_expected()?);
+        let mut filled = self.at(enough)?;
+        if !self.is_enough(&filled)? {
+            let always = self.everything.left(self.boots)?;
+            ensure!(
+                always == 0,
+                "{always} bytes are read from the base image even when the quota is without limit"
+            );
+        }
+        while !self.is_enough(&filled)? {
+            enough = self.clusters(self.everything.outcome.cache_file_bytes).max(enough * 9 / 8 + 1);
+            filled = self.at(enough)?;
+        }
+        // Its file may have stayed below the quota.
+        while self.clusters(filled.outcome.cache_file_bytes) < enough {
+            let shorter = self.clusters(filled.outcome.cache_file_bytes);
+            let tried = self.at(shorter)?;
+            if !self.is_enough(&tried)? {
+                break;
+            }
+            (enough, filled) = (shorter, tried);
+        }
+        Ok((enough, filled))
+    }
+
+    /// The length in bytes of the file that keeps everything, under a quota of just that length: of the one that was
+    /// filled without a limit, only the tables that are made for the whole disk are larger.
+    fn file_bytes_expected(&self) -> anyhow::Result<u64> {
+        let Chain { cluster_size, disk_size, .. } = self.chain;
+        let everything = self.everything.outcome.cache_file_bytes;
+        let beyond_empty = everything.saturating_sub(empty_bytes_at(cluster_size, disk_size, None)?);
+        let mut expected = everything;
+        loop {
+            let shorter = empty_bytes_at(cluster_size, disk_size, Some(expected))? + beyond_empty;
+            if shorter >= expected {
+                return Ok(expected);
+            }
+            expected = shorter;
+        }
     }
 }
 
@@ -73,13 +216,9 @@ impl Need {
 /// # Errors
 /// If there can be no such image.
 pub fn empty_cache_bytes(cluster_size: u64, disk_size: u64) -> anyhow::Result<u64> {
-    let length = |quota| {
-        let chain = Chain { layout: Layout::Cold, cluster_size, quota, disk_size };
-        Ok::<_, anyhow::Error>(replay(&Trace::default(), &[], &chain)?.cache_file_bytes)
-    };
-    let mut bytes = length(None)?;
+    let mut bytes = empty_bytes_at(cluster_size, disk_size, None)?;
     loop {
-        let smaller = length(Some(bytes))?;
+        let smaller = empty_bytes_at(cluster_size, disk_size, Some(bytes))?;
         if smaller >= bytes {
             return Ok(bytes);
         }
@@ -87,34 +226,16 @@ pub fn empty_cache_bytes(cluster_size: u64, disk_size: u64) -> anyhow::Result<u6
     }
 }
 
-/// Bytes that each of `boots` reads from the base image after all of them, in this order, have filled the cache.
-///
-/// # Errors
-/// If a boot cannot be replayed.
-pub fn base_bytes_again(boots: &[&Trace], chain: &Chain) -> anyhow::Result<Vec<u64>> {
-    Ok(outcomes_again(boots, chain)?.iter().map(|outcome| outcome.base_bytes_read).collect())
-}
-
-/// The sum of these bytes, and the cache after the last boot.
-fn read_again(boots: &[&Trace], chain: &Chain) -> anyhow::Result<(u64, Outcome)> {
-    let outcomes = outcomes_again(boots, chain)?;
-    let left = outcomes.iter().map(|outcome| outcome.base_bytes_read).sum();
-    Ok((left, *outcomes.last().context("no boot is given")?))
-}
-
-fn outcomes_again(boots: &[&Trace], chain: &Chain) -> anyhow::Result<Vec<Outcome>> {
-    let mut cache = Cache::new(chain)?;
-    for boot in boots {
-        cache.boot(boot)?;
-    }
-    // Each in a copy of its own, so that it cannot add to the cache for the next.
-    boots.iter().map(|boot| Ok(cache.fork().boot(boot)?)).collect()
+/// Length in bytes of the file of an empty cache image with this quota.
+fn empty_bytes_at(cluster_size: u64, disk_size: u64, quota: Option<u64>) -> anyhow::Result<u64> {
+    Ok(Cache::new(&Chain { layout: Layout::Cold, cluster_size, quota, disk_size })?.contents().bytes())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
+    use vmicache_format::storage::Holes;
     use vmicache_format::trace::{Op, Request};
 
     fn reads(places: &[(u64, u64)]) -> Trace {
@@ -133,10 +254,15 @@ mod tests {
         let boots = [reads(&[(0, 70_000), (1 << 20, 4096)]), reads(&[(1 << 20, 8192), (9 << 20, 512)])];
         let boots: Vec<&Trace> = boots.iter().collect();
         for cluster_size in [512, 4096, 65_536] {
-            let need = Need::of(&boots, cluster_size, 16 << 20).unwrap();
-            let chain = |quota| Chain { layout: Layout::Warm, cluster_size, quota, disk_size: 16 << 20 };
-            assert_eq!(read_again(&boots, &chain(Some(need.quota))).unwrap().0, 0);
-            let below = read_again(&boots, &chain(Some(need.quota - cluster_size))).unwrap().0;
+            let base = Base::new(16 << 20);
+            let need = Need::of(&boots, cluster_size, &base).unwrap();
+            let left = |quota| {
+                let chain =
+                    Chain { layout: Layout::Warm, cluster_size, quota: Some(quota), disk_size: 16 << 20 };
+                Filled::by(&boots, &chain, &base).unwrap().again(&boots).unwrap().iter().sum::<u64>()
+            };
+            assert_eq!(left(need.quota), 0);
+            let below = left(need.quota - cluster_size);
             assert!(below > 0);
             assert_eq!(need.base_bytes_below, Some(below));
             assert!(need.quota >= need.empty_bytes + need.cache.cache_data_bytes);
@@ -145,7 +271,32 @@ mod tests {
 
     #[test]
     fn boots_that_read_nothing_need_no_more_than_the_empty_image() {
-        let need = Need::of(&[&Trace::default()], 4096, 16 << 20).unwrap();
+        let need = Need::of(&[&Trace::default()], 4096, &Base::new(16 << 20)).unwrap();
         assert_eq!((need.quota, need.base_bytes_below), (need.empty_bytes, None));
+    }
+
+    /// The second boot finds its data in a cluster whose other half is a hole, and nothing else in the base.
+    #[test]
+    fn holes_take_no_room_and_are_no_traffic() {
+        let boots = [reads(&[(0, 1 << 20)]), reads(&[(2 << 20, 65_536), (8 << 20, 1 << 20)])];
+        let boots: Vec<&Trace> = boots.iter().collect();
+        let holes = Holes::new([65_536..2 << 20, (2 << 20) + 4096..16 << 20]);
+        for (cluster_size, data) in [(512, 65_536 + 4096), (4096, 65_536 + 4096), (65_536, 2 * 65_536)] {
+            let need = |holes| Need::of(&boots, cluster_size, &Base::with_holes(16 << 20, holes)).unwrap();
+            let (sparse, full) = (need(holes.clone()), need(Holes::default()));
+            assert_eq!(sparse.cache.cache_data_bytes, data);
+            assert_eq!(full.cache.cache_data_bytes, (2 << 20) + 65_536);
+            assert!(sparse.quota < full.quota && sparse.quota >= sparse.empty_bytes + data);
+            assert!(sparse.base_bytes_below.unwrap() > 0);
+        }
+    }
+
+    /// Of a cluster that is not all hole, a boot may need the hole alone: then the cluster need not be kept.
+    #[test]
+    fn a_quota_need_not_hold_what_is_copied_beside_a_hole() {
+        let boot = reads(&[(8192, 4096)]);
+        let base = Base::with_holes(16 << 20, Holes::new([4096..16 << 20]));
+        let need = Need::of(&[&boot], 65_536, &base).unwrap();
+        assert_eq!((need.quota, need.cache.cache_data_bytes), (need.empty_bytes, 0));
     }
 }

@@ -1,6 +1,6 @@
 //! Mean, range and confidence interval of what several boots gave.
 
-use statrs::distribution::{ContinuousCDF, StudentsT};
+use statrs::distribution::{Beta, ContinuousCDF, StudentsT};
 
 /// What independent replications of one quantity amount to, in the quantity's own unit.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -46,6 +46,12 @@ impl Summary {
         self.mean + self.half_width.unwrap_or(0.0)
     }
 
+    /// Half the width of the 95 % prediction interval of the mean of `count` more replications of the same spread, by
+    /// Student's t; `None` where there is no confidence interval.
+    pub fn half_width_of_next_mean(&self, count: usize) -> Option<f64> {
+        Some(self.half_width? * (1.0 + self.count as f64 / count as f64).sqrt())
+    }
+
     /// The same in another unit: every value times `factor`, which is positive.
     pub fn scaled(self, factor: f64) -> Summary {
         Summary {
@@ -63,6 +69,38 @@ fn half_width(values: &[f64], mean: f64) -> Option<f64> {
     let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / freedom;
     let quantile = StudentsT::new(0.0, 1.0, freedom).ok()?.inverse_cdf(0.975);
     Some(quantile * (variance / values.len() as f64).sqrt())
+}
+
+/// How many of several trials succeeded, and what that says of the share of all that would.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Proportion {
+    /// Trials that succeeded.
+    pub hits: usize,
+    /// All trials.
+    pub count: usize,
+    /// Lower end of the exact 95 % interval of the share, from 0 to 1.
+    pub low: f64,
+    /// Upper end.
+    pub high: f64,
+}
+
+impl Proportion {
+    /// Of the `trials` that were made; `None` if there was none. The interval is that of Clopper and Pearson (Biometrika
+    /// 26, 1934): it holds for any share and any number of independent trials.
+    pub fn of(trials: impl IntoIterator<Item = bool>) -> Option<Proportion> {
+        let (mut hits, mut count) = (0usize, 0usize);
+        for hit in trials {
+            hits += usize::from(hit);
+            count += 1;
+        }
+        let quantile = |shape_a: usize, shape_b: usize, probability: f64| {
+            Some(Beta::new(shape_a as f64, shape_b as f64).ok()?.inverse_cdf(probability))
+        };
+        let misses = count - hits;
+        let low = if hits == 0 { 0.0 } else { quantile(hits, misses + 1, 0.025)? };
+        let high = if misses == 0 { 1.0 } else { quantile(hits + 1, misses, 0.975)? };
+        (count > 0).then_some(Proportion { hits, count, low, high })
+    }
 }
 
 /// The `share` quantile of `sorted`, which rises: 0.5 for the median, 1 for the largest. Between two values it lies on
@@ -97,6 +135,35 @@ mod tests {
         assert_eq!((summary.count, summary.mean, summary.min, summary.max), (6, 3.5, 1.0, 6.0));
         let expected = 2.570_582 * 3.5f64.sqrt() / 6f64.sqrt();
         assert!((summary.half_width.unwrap() - expected).abs() < 1e-5);
+    }
+
+    /// For one more replication it is t·s·√(1 + 1/n), for very many the confidence interval.
+    #[test]
+    fn prediction_intervals_agree_with_the_formula() {
+        let summary = Summary::of((1..=6).map(f64::from)).unwrap();
+        let one = 2.570_582 * 3.5f64.sqrt() * (1.0 + 1.0 / 6.0f64).sqrt();
+        assert!((summary.half_width_of_next_mean(1).unwrap() - one).abs() < 1e-5);
+        let many = summary.half_width_of_next_mean(usize::MAX).unwrap();
+        assert!((many - summary.half_width.unwrap()).abs() < 1e-9);
+        assert_eq!(Summary::of([4.0]).unwrap().half_width_of_next_mean(3), None);
+    }
+
+    /// (α/2)^(1/n) is the lower end of n of n; the others as R's binom.test(k, n) has them.
+    #[test]
+    fn proportions_have_the_exact_interval() {
+        let of = |hits, count| Proportion::of((0..count).map(|trial| trial < hits)).unwrap();
+        for (hits, count, low, high) in [
+            (10, 10, 0.025f64.powf(0.1), 1.0),
+            (3, 3, 0.025f64.powf(1.0 / 3.0), 1.0),
+            (0, 10, 0.0, 1.0 - 0.025f64.powf(0.1)),
+            (8, 10, 0.443_904_5, 0.974_789_3),
+            (5, 10, 0.187_086_0, 0.812_914_0),
+        ] {
+            let found = of(hits, count);
+            assert_eq!((found.hits, found.count), (hits, count));
+            assert!((found.low - low).abs() < 1e-6 && (found.high - high).abs() < 1e-6, "{found:?}");
+        }
+        assert_eq!(Proportion::of([]), None);
     }
 
     #[test]

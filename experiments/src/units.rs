@@ -1,7 +1,7 @@
 //! Numbers as people read them: megabytes of 10⁶ bytes, cluster sizes in binary units, shares in per cent,
 //! digests in hexadecimal.
 
-use crate::stats::Summary;
+use crate::stats::{Proportion, Summary};
 
 /// Bytes in a megabyte (MB).
 pub const MB: f64 = 1e6;
@@ -58,6 +58,11 @@ pub fn percent(share: f64) -> String {
     if percent != 0.0 && percent.abs() < 1.0 { format!("{percent:.2} %") } else { format!("{percent:.1} %") }
 }
 
+/// `8 of 10 (44.4 % to 97.5 %)`: how many succeeded, and the interval of the share.
+pub fn proportion(of: &Proportion) -> String {
+    format!("{} of {} ({} to {})", of.hits, of.count, percent(of.low), percent(of.high))
+}
+
 /// A share that was set and not measured: `1 %`, `0.5 %`.
 pub fn set_percent(share: f64) -> String {
     format!("{} %", (share * 1e6).round() / 1e4)
@@ -89,5 +94,7 @@ mod tests {
         assert_eq!(seconds_summary(&Summary::of([1.0, 1.0]).unwrap()), "1.00 ± 0.00 s");
         assert_eq!([0.166, 0.006_99].map(percent), ["16.6 %", "0.70 %"]);
         assert_eq!([0.1, 0.005].map(set_percent), ["10 %", "0.5 %"]);
+        let covered = Proportion::of((0..10).map(|trial| trial < 8)).unwrap();
+        assert_eq!(proportion(&covered), "8 of 10 (44.4 % to 97.5 %)");
     }
 }

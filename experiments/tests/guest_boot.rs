@@ -2,19 +2,11 @@
 
 mod servers;
 
+use servers::guests::{boot, boots, build_tiny};
 use servers::{Serving, run, vmicache};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-fn guests() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/guests")
-}
-
-/// Boots a disk until the guest says that it is up; fails if it does not.
-fn boot(folder: &Path, disk: &str) {
-    let output = Command::new(guests().join("boot")).arg(disk).current_dir(folder).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 /// Boots an overlay over the cache through a server; bytes read from the base meanwhile.
 fn boot_through_server(folder: &Path) -> u64 {
@@ -32,7 +24,7 @@ fn boot_through_server(folder: &Path) -> u64 {
 fn a_guest_boots_from_a_cache_that_its_first_boot_has_filled() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    run(folder, guests().join("build").to_str().unwrap(), &["tiny", "base.raw"]);
+    build_tiny(folder, "base.raw");
     let options = "cache_img_quota=60M,cluster_size=512,backing_file=base.raw,backing_fmt=raw";
     vmicache(folder, &["img", "create", "-f", "qcow2", "-o", options, "cache.qcow2"]);
 
@@ -58,4 +50,32 @@ fn a_guest_boots_from_a_cache_that_its_first_boot_has_filled() {
     base.stop();
     eprintln!("bytes from the base: cold {cold}, warm {warm:?}, stock QEMU from the cache file {read}");
     assert!(read * 100 <= cold, "stock QEMU read {read} bytes from the base, the cold boot {cold}");
+}
+
+#[test]
+fn a_guest_boots_after_the_server_was_killed_in_the_middle_of_its_boot() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    build_tiny(folder, "base.raw");
+    let options = "cache_img_quota=60M,cluster_size=512,backing_file=base.raw,backing_fmt=raw";
+    vmicache(folder, &["img", "create", "-f", "qcow2", "-o", options, "cache.qcow2"]);
+    vmicache(folder, &["img", "create", "-f", "qcow2", "-b", "cache.qcow2", "-F", "qcow2", "overlay.qcow2"]);
+    let server = Serving::start(folder, &["overlay.qcow2", "--writable"]);
+    let mut guest = boots(folder, &server.uri);
+    while server.status()["exports"][0]["layers"][2]["read_bytes"].as_u64().unwrap() < 12_000_000 {
+        assert!(guest.try_wait().unwrap().is_none(), "the boot ended before it had read much");
+        thread::sleep(Duration::from_millis(20));
+    }
+    server.kill();
+    // With its disk the guest has lost everything; the script takes QEMU with it.
+    run(folder, "kill", &["-s", "TERM", &guest.id().to_string()]);
+    assert!(!guest.wait().unwrap().success());
+    vmicache(folder, &["cache", "verify", "cache.qcow2"]);
+
+    let server = Serving::start(folder, &["overlay.qcow2", "--writable"]);
+    assert!(server.greeting.contains("filling"), "{}", server.greeting);
+    boot(folder, &server.uri);
+    server.stop();
+    run(folder, "qemu-img", &["check", "cache.qcow2"]);
+    vmicache(folder, &["cache", "verify", "cache.qcow2"]);
 }

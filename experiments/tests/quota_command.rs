@@ -11,7 +11,7 @@ fn vmicache() -> Command {
 
 fn boot(i: u32) -> PathBuf {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../data/traces"));
-    folder.join(format!("debian-12-minimal-{i}.csv.gz"))
+    folder.join(format!("debian-12-extlinux-{i}.csv.gz"))
 }
 
 fn quota(options: &[&str], traces: &[PathBuf]) -> std::process::Output {
@@ -120,7 +120,7 @@ fn bad_input_is_named() {
         (&["--check", "many"], &boot(1), "not a size"),
         (&["--check", "-1M"], &boot(1), "negative"),
         (&["--cluster-size", "512,700"], &boot(1), "power of two from 512"),
-        (&["--disk-size", "1G"], &boot(1), "debian-12-minimal-1.csv.gz: request"),
+        (&["--disk-size", "1G"], &boot(1), "debian-12-extlinux-1.csv.gz: request"),
         (&[], Path::new("no/such/boot"), "no/such/boot"),
     ];
     for (options, trace, expected) in cases {

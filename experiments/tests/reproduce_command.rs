@@ -1,7 +1,7 @@
 //! `vmicache reproduce`, run as a user runs it.
 
 use assert_cmd::Command;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::process::Output;
@@ -39,7 +39,8 @@ fn every_file_has_the_same_bytes_on_one_and_on_two_threads() {
     for (name, bytes) in &one {
         assert!(two[name] == *bytes, "{name} differs");
     }
-    for name in ["T1.csv", "T2.csv", "T2-pairs.csv", "F4.csv", "F4.parquet", "report.html"] {
+    for name in ["T1.csv", "T2.csv", "T2-pairs.csv", "T2-left-out.csv", "F4.csv", "F4.parquet", "report.html"]
+    {
         assert!(one.contains_key(name), "{name} is missing among {:?}", one.keys());
     }
     for figure in ["F1", "F2", "F3", "F5", "F6", "F7"] {
@@ -87,6 +88,30 @@ fn column<'t>(table: &'t str, name: &str) -> Vec<&'t str> {
     let place = lines.next().unwrap().split(',').position(|column| column == name);
     let place = place.unwrap_or_else(|| panic!("{name} is missing in {table}"));
     lines.map(|line| line.split(',').nth(place).unwrap()).collect()
+}
+
+#[test]
+fn each_boot_is_left_out_once_at_every_cluster_size_and_margin() {
+    let out = tempdir().unwrap();
+    reproduce(out.path(), &["--quick", "--only", "T2"]);
+    let table = fs::read_to_string(out.path().join("T2-left-out.csv")).unwrap();
+    let margins = column(&table, "margin");
+    let guests: BTreeSet<&str> = column(&table, "guest").into_iter().collect();
+    // Three boots and cluster sizes, two margins.
+    assert_eq!(margins.len(), guests.len() * 18);
+    let number = |text: &str| text.parse::<f64>().unwrap();
+    let smallest = column(&table, "smallest_quota_bytes");
+    let sizes = column(&table, "cluster_size_bytes");
+    for (row, quota) in column(&table, "quota_bytes").into_iter().enumerate() {
+        let least = number(smallest[row]) * (1.0 + number(margins[row]));
+        assert!(number(quota) >= least && number(quota) < least + number(sizes[row]), "row {row}");
+    }
+    let covered = column(&table, "covered");
+    for (left, covered) in column(&table, "base_bytes_read_again").into_iter().zip(&covered) {
+        assert_eq!(left == "0", *covered == "1");
+    }
+    let report = fs::read_to_string(out.path().join("report.html")).unwrap();
+    assert!(report.contains("Recommended by the other boots") && report.contains("no evidence about other"));
 }
 
 #[test]

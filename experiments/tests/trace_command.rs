@@ -11,7 +11,7 @@ fn vmicache() -> Command {
 
 fn boot(i: u32) -> PathBuf {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../data/traces"));
-    folder.join(format!("debian-12-minimal-{i}.csv.gz"))
+    folder.join(format!("debian-12-extlinux-{i}.csv.gz"))
 }
 
 fn json(command: &mut Command) -> Value {
@@ -174,7 +174,7 @@ fn replay_refuses_what_makes_no_sense() {
         assert!(message.contains(expected), "{options:?}: {message}");
     }
     let message = replay(&["--layout", "plain", "--disk-size", "1G"]);
-    assert!(message.contains("debian-12-minimal-1.csv.gz"), "{message}");
+    assert!(message.contains("debian-12-extlinux-1.csv.gz"), "{message}");
 }
 
 #[test]

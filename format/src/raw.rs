@@ -2,8 +2,13 @@
 
 use crate::error::{Blame, Result};
 use crate::storage::{DataKind, Payload, Storage};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// So many extents of an image that nobody writes are remembered at most.
+const MOST_EXTENTS: usize = 1 << 16;
 
 /// A raw image that is open. Its length never changes.
 #[derive(Debug)]
@@ -12,6 +17,9 @@ pub struct RawImage<S> {
     blame: Blame,
     size: u64,
     writable: bool,
+    /// Of an image that nobody writes: the end of an extent by its start, and whether it is a hole. Asking the host
+    /// for them costs a request over a network.
+    extents: RefCell<BTreeMap<u64, (u64, bool)>>,
 }
 
 impl<S: Storage> RawImage<S> {
@@ -22,7 +30,7 @@ impl<S: Storage> RawImage<S> {
     pub async fn open(storage: S, name: &str, writable: bool) -> Result<Self> {
         let blame = Blame(Arc::from(name));
         let size = storage.len().await.map_err(blame.io("reading the length", 0))?;
-        Ok(RawImage { storage, blame, size, writable })
+        Ok(RawImage { storage, blame, size, writable, extents: RefCell::default() })
     }
 
     /// Bytes of the disk.
@@ -45,8 +53,33 @@ impl<S: Storage> RawImage<S> {
         read.map_err(self.blame.io("reading data", range.start))
     }
 
+    /// Whether holes stay what they are while the image is open.
+    pub(crate) fn keeps_its_holes(&self) -> bool {
+        !self.writable
+    }
+
     /// Whether the bytes at the start of a range are a hole, and where that ends.
     pub(crate) async fn hole(&self, range: &Range<u64>) -> Result<(bool, u64)> {
+        if !self.keeps_its_holes() {
+            return self.look_for_hole(range).await;
+        }
+        let known = self.extents.borrow().range(..=range.start).next_back().map(|(_, extent)| *extent);
+        let (end, is_hole) = match known.filter(|(end, _)| *end > range.start) {
+            Some(extent) => extent,
+            None => {
+                let (is_hole, end) = self.look_for_hole(&(range.start..self.size)).await?;
+                let mut extents = self.extents.borrow_mut();
+                if extents.len() == MOST_EXTENTS {
+                    extents.clear();
+                }
+                extents.insert(range.start, (end, is_hole));
+                (end, is_hole)
+            }
+        };
+        Ok((is_hole, end.min(range.end)))
+    }
+
+    async fn look_for_hole(&self, range: &Range<u64>) -> Result<(bool, u64)> {
         self.storage.hole(range).await.map_err(self.blame.io("looking for holes", range.start))
     }
 

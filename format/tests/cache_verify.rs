@@ -90,7 +90,7 @@ fn a_cache_that_only_reads_have_filled_is_right() {
         assert!(verification.compared_bytes >= 3 * MIB + 612, "{verification:?}");
         assert_eq!(verification.compared_bytes, description.cached_bytes);
         assert_eq!(verification.zero_bytes, description.zero_bytes);
-        // Only of a qcow2 base is a hole known, and kept without data.
+        // Zeroes that were written to a raw base are no hole; conversion to qcow2 leaves them out.
         let expected = if format == Format::Raw { 0 } else { MIB };
         assert!(verification.zero_bytes >= expected, "{verification:?}");
         assert_eq!(description.bytes_in_use, description.bytes_in_use_hint);

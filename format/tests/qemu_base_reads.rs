@@ -384,11 +384,12 @@ fn zeroes_of_two_kinds_are_known_too() {
     assert_eq!(chain.read_by_qemu(&requests).bytes(), 512);
 }
 
-/// Difference 5: what a host's file system knows as a hole of a raw base, we read like anything else, and so
-/// does QEMU for reads and writes. But before it writes zeroes to a part of a cluster, it asks the file system
-/// about the rest, and reads nothing if that is a hole. A storage of ours knows no holes.
+/// Difference 5: what a host's file system knows as a hole of a raw base, QEMU reads like anything else, but for one
+/// case: before it writes zeroes to a part of a cluster, it asks the file system about the rest, and reads nothing if
+/// that is a hole. We read no hole that the storage tells of, as files of the host do (`holes.rs`); that of this test,
+/// memory, tells of none.
 #[test]
-fn holes_of_a_raw_base_are_read() {
+fn holes_of_a_raw_base_are_read_where_the_storage_knows_none() {
     let chain = plain_chain(&[], 1 << 20, 4096);
     let base = std::fs::File::options().write(true).open(chain.path().join("base")).expect("there is a base");
     base.set_len(1 << 20).expect("the base can be long");

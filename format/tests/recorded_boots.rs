@@ -10,7 +10,7 @@ const DELAY: Duration = Duration::from_millis(20);
 
 fn recording(name: &str) -> Trace {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../data/traces"));
-    Trace::open(&folder.join(format!("debian-12-minimal-{name}.csv.gz"))).unwrap()
+    Trace::open(&folder.join(format!("debian-12-extlinux-{name}.csv.gz"))).unwrap()
 }
 
 fn boots() -> Vec<Trace> {

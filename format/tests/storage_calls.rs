@@ -183,7 +183,7 @@ fn random_requests_make_the_same_calls() {
 
 #[test]
 fn a_recorded_boot_makes_the_same_calls() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/traces/debian-12-minimal-1.csv.gz");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/traces/debian-12-extlinux-1.csv.gz");
     let boot = Trace::open(&path).unwrap();
     // The first requests, moved together so that the memory of a test is enough.
     let requests: Vec<_> =

@@ -25,7 +25,7 @@ fn main() {
 const DISK: u64 = 2 << 30;
 
 fn recorded_boot() -> (Trace, Dependencies) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/traces/debian-12-minimal-1.csv.gz");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/traces/debian-12-extlinux-1.csv.gz");
     let boot = Trace::open(&path).expect("the recorded boot ships with the project");
     let dependencies = Dependencies::infer(&boot);
     (boot, dependencies)

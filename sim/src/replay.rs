@@ -1,7 +1,7 @@
 //! One recorded boot, request by request, through a chain of real images.
 //!
 //! The images lie on storage without payload: their tables are real, of guest data only extents are kept.
-//! The base is raw, so that whatever is asked of it counts, holes too.
+//! The base is raw. What is asked of it counts, but for the holes that it is said to have.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use vmicache_format::cache::BaseIdentity;
 use vmicache_format::disk::{Disk, Filling, Layer};
 use vmicache_format::qcow2::{self, CacheOptions, CreateOptions, Image, ImageOptions, Mode};
 use vmicache_format::runtime::{LocalRuntime, Runtime};
-use vmicache_format::storage::{Counting, PayloadFree};
+use vmicache_format::storage::{Counting, Holes, PayloadFree};
 use vmicache_format::trace::{Dependencies, Op, Trace};
 use vmicache_format::{Error, RawImage};
 
@@ -35,8 +35,32 @@ pub struct Chain {
     pub cluster_size: u64,
     /// Quota of the cache image in bytes of its file; `None`: as much as the disk could need.
     pub quota: Option<u64>,
-    /// Virtual size of all three images in bytes.
+    /// Virtual size of overlay and cache in bytes, and of a base that is not given.
     pub disk_size: u64,
+}
+
+/// The base image of a replay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    len: u64,
+    holes: Holes,
+}
+
+impl Base {
+    /// One of `len` bytes with data everywhere.
+    pub fn new(len: u64) -> Self {
+        Base::with_holes(len, Holes::default())
+    }
+
+    /// One of `len` bytes with these holes, which cost no traffic and take no data cluster in a cache.
+    pub fn with_holes(len: u64, holes: Holes) -> Self {
+        Base { len, holes }
+    }
+
+    /// Virtual size in bytes of the disk of a cache over it: whole sectors of 512 bytes.
+    pub fn disk_size(&self) -> u64 {
+        self.len.checked_next_multiple_of(512).unwrap_or(u64::MAX)
+    }
 }
 
 /// What one replayed boot did.
@@ -74,19 +98,32 @@ pub const OVERLAY_CLUSTER_SIZE: u64 = 65536;
 /// Memory for the cached L2 tables of a cache image, in bytes: a boot needs each table once.
 pub const METADATA_CACHE: u64 = 64 << 10;
 
-/// Replays `boot` through a fresh overlay over `chain`, after the boots of `fill`, in this order and each
-/// with an overlay of its own, have filled the cache. A warm layout with an empty `fill` is filled by `boot`
-/// itself; the other layouts ignore `fill`.
+/// Replays `boot` through a fresh overlay over `chain` and a base with data everywhere, after the boots of `fill`, in
+/// this order and each with an overlay of its own, have filled the cache. A warm layout with an empty `fill` is filled
+/// by `boot` itself; the other layouts ignore `fill`.
 ///
 /// # Errors
 /// If the chain cannot be made (a quota below the empty cache's metadata, a cluster size that the format
 /// does not have) or a request lies beyond the disk.
 pub fn replay(boot: &Trace, fill: &[&Trace], chain: &Chain) -> Result<Outcome, ReplayError> {
+    replay_over(&Base::new(chain.disk_size), boot, fill, chain)
+}
+
+/// The same over `base`, as [`replay`].
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_over(
+    base: &Base,
+    boot: &Trace,
+    fill: &[&Trace],
+    chain: &Chain,
+) -> Result<Outcome, ReplayError> {
     match chain.layout {
-        Layout::Plain => boot_through(None, boot, chain),
-        Layout::Cold => boot_through(Some(&Cache::new(chain)?.storage), boot, chain),
+        Layout::Plain => boot_through(None, boot, chain, base),
+        Layout::Cold => Cache::over(base, chain)?.boot(boot),
         Layout::Warm => {
-            let mut cache = Cache::new(chain)?;
+            let mut cache = Cache::over(base, chain)?;
             let itself = [boot];
             for filling in if fill.is_empty() { &itself } else { fill } {
                 cache.boot(filling)?;
@@ -101,14 +138,23 @@ pub fn replay(boot: &Trace, fill: &[&Trace], chain: &Chain) -> Result<Outcome, R
 pub struct Cache {
     storage: PayloadFree,
     chain: Chain,
+    base: Base,
 }
 
 impl Cache {
-    /// An empty cache image for `chain`, whose layout does not matter here.
+    /// An empty cache image for `chain`, whose layout does not matter here, over a base with data everywhere.
     ///
     /// # Errors
     /// If there can be no such image.
     pub fn new(chain: &Chain) -> Result<Self, ReplayError> {
+        Cache::over(&Base::new(chain.disk_size), chain)
+    }
+
+    /// An empty cache image for `chain`, whose layout does not matter here, over `base`.
+    ///
+    /// # Errors
+    /// If there can be no such image.
+    pub fn over(base: &Base, chain: &Chain) -> Result<Self, ReplayError> {
         let storage = PayloadFree::new();
         let options = CreateOptions {
             cluster_size: chain.cluster_size,
@@ -120,7 +166,7 @@ impl Cache {
             ..CreateOptions::new(chain.disk_size)
         };
         LocalRuntime::new().block_on(qcow2::create(&storage, "cache image", &options))?;
-        Ok(Cache { storage, chain: *chain })
+        Ok(Cache { storage, chain: *chain, base: base.clone() })
     }
 
     /// Replays `boot` through a fresh overlay over this cache, which keeps what it reads.
@@ -128,7 +174,7 @@ impl Cache {
     /// # Errors
     /// If a request lies beyond the disk.
     pub fn boot(&mut self, boot: &Trace) -> Result<Outcome, ReplayError> {
-        boot_through(Some(&self.storage), boot, &self.chain)
+        boot_through(Some(&self.storage), boot, &self.chain, &self.base)
     }
 
     /// What the image's file holds.
@@ -138,7 +184,7 @@ impl Cache {
 
     /// A cache of the same content that goes its own way from here.
     pub fn fork(&self) -> Self {
-        Cache { storage: self.storage.fork(), chain: self.chain }
+        Cache { storage: self.storage.fork(), chain: self.chain, base: self.base.clone() }
     }
 }
 
@@ -150,9 +196,14 @@ struct Opened {
     disk: Disk<Counting<PayloadFree>>,
 }
 
-async fn open(cache: Option<&PayloadFree>, chain: &Chain, runtime: Rc<dyn Runtime>) -> Result<Opened, Error> {
+async fn open(
+    cache: Option<&PayloadFree>,
+    chain: &Chain,
+    base: &Base,
+    runtime: Rc<dyn Runtime>,
+) -> Result<Opened, Error> {
     let options = ImageOptions { metadata_cache: Some(METADATA_CACHE), ..ImageOptions::default() };
-    let base = Counting::new(PayloadFree::of_len(chain.disk_size));
+    let base = Counting::new(PayloadFree::with_holes(base.len, base.holes.clone()));
     let overlay = PayloadFree::new();
     let below = if cache.is_some() { "qcow2" } else { "raw" };
     let create = CreateOptions {
@@ -175,12 +226,17 @@ async fn open(cache: Option<&PayloadFree>, chain: &Chain, runtime: Rc<dyn Runtim
     Ok(Opened { base, cache, overlay, disk })
 }
 
-fn boot_through(cache: Option<&PayloadFree>, boot: &Trace, chain: &Chain) -> Result<Outcome, ReplayError> {
+fn boot_through(
+    cache: Option<&PayloadFree>,
+    boot: &Trace,
+    chain: &Chain,
+    base: &Base,
+) -> Result<Outcome, ReplayError> {
     use vmicache_format::storage::Storage;
     let runtime = LocalRuntime::new();
     let dependencies = Dependencies::infer(boot);
     let outcome = runtime.block_on(async {
-        let images = open(cache, chain, runtime.clone()).await?;
+        let images = open(cache, chain, base, runtime.clone()).await?;
         vm::boot(&images.disk, boot, &dependencies).await?;
         images.disk.close().await?;
         let reads = images.base.counts().guest_reads;

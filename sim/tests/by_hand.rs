@@ -45,7 +45,7 @@ fn the_slowed_recording_without_its_delay_is_as_long_as_an_ordinary_boot() {
     };
     let replayed = span_with(&slowed, &Dependencies::infer(&slowed), without_delay);
     let spans: Vec<f64> = (1..=6)
-        .map(|number| recording(&format!("debian-12-minimal-{number}")).span().as_secs_f64())
+        .map(|number| recording(&format!("debian-12-extlinux-{number}")).span().as_secs_f64())
         .collect();
     let shortest = spans.iter().copied().fold(f64::INFINITY, f64::min);
     let longest = spans.iter().copied().fold(0.0, f64::max);
@@ -84,7 +84,7 @@ fn one_machine_alone_takes_its_think_time_and_its_serial_transfers() {
 #[test]
 fn a_recorded_boot_alone_takes_its_think_time_and_its_serial_transfers() {
     let hardware = profile();
-    let reads = Trace { requests: recording("debian-12-minimal-1").reads().copied().collect() };
+    let reads = Trace { requests: recording("debian-12-extlinux-1").reads().copied().collect() };
     let dependencies = Dependencies::learn(&reads, &[slowed()]).dependencies;
     let transfer = |request: &Request| {
         Duration::from_micros(110) + Duration::from_secs_f64(request.length as f64 / RATE)

@@ -12,7 +12,7 @@ use vmicache_format::trace::{Op, Trace};
 
 #[test]
 fn a_warm_cache_of_512_byte_clusters_takes_at_most_3_mib() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/traces/debian-12-minimal-1.csv.gz");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/traces/debian-12-extlinux-1.csv.gz");
     let boot = Trace::open(&path).unwrap();
     let disk_size = 2 << 30;
     let runtime = LocalRuntime::new();

@@ -10,7 +10,7 @@ const DISK: u64 = 2 << 30;
 
 fn boots() -> Vec<Trace> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/traces");
-    (1..=6).map(|i| Trace::open(&folder.join(format!("debian-12-minimal-{i}.csv.gz"))).unwrap()).collect()
+    (1..=6).map(|i| Trace::open(&folder.join(format!("debian-12-extlinux-{i}.csv.gz"))).unwrap()).collect()
 }
 
 fn chain(layout: Layout, cluster_size: u64) -> Chain {

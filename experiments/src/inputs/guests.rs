@@ -7,7 +7,8 @@ use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use vmicache_format::trace::{Dependencies, Trace};
+use std::time::Duration;
+use vmicache_format::trace::{Dependencies, Metadata, Trace};
 use vmicache_sim::storm;
 
 /// Where the recorded boots lie in the repository.
@@ -26,6 +27,10 @@ pub struct Guest {
     pub allocated_bytes: u64,
     /// SHA-256 of the file that describes the guest.
     pub sha256: String,
+    /// Whether `reproduce` sends it through boot storms, which take minutes for a guest.
+    pub storms: bool,
+    /// Which of the slowed boots are learnt from: those with reads delayed by so much; `None`: all.
+    pub learn_from: Option<Duration>,
     /// The recorded boots: the replications.
     pub boots: Vec<Boot>,
     /// Boots on slowed storage, no replications: which request waits for which is learnt from them.
@@ -35,16 +40,31 @@ pub struct Guest {
 impl Guest {
     /// The guest as boot storms replay it.
     pub fn replayed(&self) -> storm::Guest {
-        let slowed: Vec<Trace> = self.slowed.iter().map(|boot| boot.trace.clone()).collect();
-        let learn = |boot: &Boot| {
-            let dependencies = Dependencies::learn(&boot.trace, &slowed).dependencies;
+        let mut teachers: Vec<Trace> = self.teachers().map(|boot| boot.trace.clone()).collect();
+        let mut learn = |boot: &Boot| {
+            let dependencies = Dependencies::learn(&boot.trace, &teachers).dependencies;
+            // Each boot learns from another recording first, so that think times differ from boot to boot.
+            let next = teachers.len().min(1);
+            teachers.rotate_left(next);
             (boot.trace.clone(), dependencies)
         };
         storm::Guest {
             disk_bytes: self.disk_bytes,
             allocated_bytes: self.allocated_bytes,
-            boots: self.boots.iter().map(learn).collect(),
+            boots: self.boots.iter().map(&mut learn).collect(),
         }
+    }
+
+    /// The slowed boots that dependencies are learnt from.
+    fn teachers(&self) -> impl Iterator<Item = &Boot> {
+        self.slowed.iter().filter(|boot| self.learn_from.is_none() || boot.delay == self.learn_from)
+    }
+
+    /// By how much reads were delayed in the boots that dependencies are learnt from, if that is known and one delay.
+    pub fn learnt_at(&self) -> Option<Duration> {
+        let mut delays = self.teachers().map(|boot| boot.delay);
+        let first = delays.next()??;
+        delays.all(|delay| delay == Some(first)).then_some(first)
     }
 }
 
@@ -57,6 +77,10 @@ pub struct Boot {
     pub sha256: String,
     /// Its requests.
     pub trace: Trace,
+    /// By how much the storage delayed each read, if its metadata say so.
+    pub delay: Option<Duration>,
+    /// Seconds from power-on until the guest told that it was up, if its metadata say so.
+    pub seconds: Option<f64>,
 }
 
 /// The description of a guest, as its file has it.
@@ -67,9 +91,16 @@ struct Description {
     title: String,
     disk_bytes: u64,
     allocated_bytes: u64,
+    #[serde(default = "yes")]
+    storms: bool,
     boots: Vec<String>,
     #[serde(default)]
     slowed: Vec<String>,
+    learn_from_delay_ms: Option<f64>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// The folder of recorded boots: `given`, or `data/traces` in the current folder or the nearest one above.
@@ -123,7 +154,8 @@ fn load_guest(path: &Path, most_boots: usize) -> anyhow::Result<Guest> {
         std::str::from_utf8(&bytes).with_context(|| format!("{} is not UTF-8 text", path.display()))?;
     let description: Description =
         toml::from_str(text).with_context(|| format!("{} does not describe a guest", path.display()))?;
-    let Description { name, title, disk_bytes, allocated_bytes, boots, slowed } = description;
+    let Description { name, title, disk_bytes, allocated_bytes, storms, boots, slowed, learn_from_delay_ms } =
+        description;
     ensure!(
         !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)),
         "{}: name is {name:?}; letters, digits and any of - _ . would be right, for files are called by it",
@@ -150,7 +182,16 @@ fn load_guest(path: &Path, most_boots: usize) -> anyhow::Result<Guest> {
     if let Some(name) = repeated(boots.iter().chain(&slowed).map(|boot| boot.name.as_str())) {
         bail!("{}: boots has {name} twice, or slowed has it again; a boot counts once", path.display());
     }
-    Ok(Guest { name, title, disk_bytes, allocated_bytes, sha256: sha256(&bytes), boots, slowed })
+    let learn_from = learn_from_delay_ms.map(milliseconds).transpose();
+    let learn_from = learn_from.with_context(|| format!("{}: learn_from_delay_ms", path.display()))?;
+    let sha256 = sha256(&bytes);
+    let guest = Guest { name, title, disk_bytes, allocated_bytes, sha256, storms, learn_from, boots, slowed };
+    ensure!(
+        guest.learn_from.is_none() || guest.teachers().next().is_some(),
+        "{}: no slowed boot has the storage delay that learn_from_delay_ms names",
+        path.display()
+    );
+    Ok(guest)
 }
 
 /// The first of `names` that was there before.
@@ -162,9 +203,25 @@ fn repeated<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
 fn load_boot(path: &Path, disk_bytes: u64) -> anyhow::Result<Boot> {
     let bytes = read(path)?;
     let shown = path.display().to_string();
-    let trace = Trace::parse(bytes.as_slice(), &shown)?;
-    trace.check_within(disk_bytes).context(shown)?;
-    Ok(Boot { name: recording::name(path), sha256: sha256(&bytes), trace })
+    let (metadata, trace) = Trace::parse_with_metadata(bytes.as_slice(), &shown)?;
+    trace.check_within(disk_bytes).with_context(|| shown.clone())?;
+    let number = |key| number(&metadata, key).with_context(|| shown.clone());
+    let delay =
+        number(Metadata::STORAGE_DELAY_MS)?.map(milliseconds).transpose().with_context(|| shown.clone())?;
+    let seconds = number(Metadata::BOOT_SECONDS)?;
+    Ok(Boot { name: recording::name(path), sha256: sha256(&bytes), trace, delay, seconds })
+}
+
+/// The number that the metadata have under `key`.
+fn number(metadata: &Metadata, key: &str) -> anyhow::Result<Option<f64>> {
+    let Some(value) = metadata.get(key) else { return Ok(None) };
+    let number = value.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
+    Ok(Some(number.with_context(|| format!("{key} is {value:?}; a number from 0 on would be right"))?))
+}
+
+fn milliseconds(ms: f64) -> anyhow::Result<Duration> {
+    Duration::try_from_secs_f64(ms / 1000.0)
+        .with_context(|| format!("a delay of {ms} ms cannot be; from 0 on would be right"))
 }
 
 /// The bytes of a file.

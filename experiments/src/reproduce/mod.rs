@@ -10,6 +10,7 @@ mod storms;
 mod t1;
 mod t2;
 mod tables;
+mod v1;
 
 pub use plan::{Experiment, Plan};
 
@@ -23,8 +24,10 @@ pub struct GuestResults<'a> {
     t1: Option<Vec<t1::Row<'a>>>,
     needs: Option<Vec<t2::NeedRow<'a>>>,
     pairs: Option<Vec<t2::PairRow<'a>>>,
+    left_out: Option<Vec<t2::LeftOutRow<'a>>>,
     f4: Option<Vec<f4::Row<'a>>>,
     storms: Option<storms::Storms>,
+    v1: Option<Vec<v1::Row<'a>>>,
 }
 
 /// Runs what `plan` has for every guest.
@@ -33,14 +36,17 @@ pub struct GuestResults<'a> {
 /// If a boot cannot be replayed.
 pub fn run<'a>(guests: &'a [Guest], plan: &Plan, cells: &Cells) -> anyhow::Result<Vec<GuestResults<'a>>> {
     let (t1, t2, f4) = (plan.runs(Experiment::T1), plan.runs(Experiment::T2), plan.runs(Experiment::F4));
+    let v1 = plan.runs(Experiment::V1);
     let results = guests.iter().map(|guest| {
         Ok(GuestResults {
             guest,
             t1: t1.then(|| t1::run(guest, plan, cells)).transpose()?,
             needs: t2.then(|| t2::needs(guest, plan, cells)).transpose()?,
             pairs: t2.then(|| t2::pairs(guest, plan, cells)).transpose()?,
+            left_out: t2.then(|| t2::left_out(guest, plan, cells)).transpose()?,
             f4: f4.then(|| f4::run(guest, plan, cells)).transpose()?,
-            storms: storms::run(guest, plan, cells)?,
+            storms: if guest.storms { storms::run(guest, plan, cells)? } else { None },
+            v1: v1.then(|| v1::run(guest, cells)).transpose()?,
         })
     });
     results.collect()

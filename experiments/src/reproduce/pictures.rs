@@ -1,7 +1,7 @@
 //! The figures of a run.
 
 use super::plan::Experiment;
-use super::{GuestResults, f4, storms, t2};
+use super::{GuestResults, f4, storms, t2, v1};
 use crate::figures::quota_need::{QuotaNeed, abscissa};
 use crate::figures::traffic::Traffic;
 use crate::figures::{Curve, Picture, render};
@@ -41,6 +41,9 @@ pub fn all(results: &[GuestResults]) -> anyhow::Result<Vec<Figure>> {
         }
         if let Some(traffic) = result.f4.as_deref().and_then(|rows| traffic(result, rows)) {
             add(Experiment::F4, render(&traffic)?);
+        }
+        if let Some(figure) = result.v1.as_deref().and_then(|rows| v1::section::figure(result.guest, rows)) {
+            add(Experiment::V1, render(&figure)?);
         }
         let Some(storms) = &result.storms else { continue };
         for experiment in Experiment::ALL {

@@ -1,5 +1,6 @@
 //! Which experiments run, and over which values.
 
+use crate::margin::{Margin, RECOMMENDED};
 use clap::ValueEnum;
 use serde::Deserialize;
 use std::fmt;
@@ -34,11 +35,14 @@ pub enum Experiment {
     /// F2 with warm caches in the storage node's memory
     #[value(name = "F7")]
     F7,
+    /// Boot time on slowed storage, predicted and measured
+    #[value(name = "V1")]
+    V1,
 }
 
 impl Experiment {
     /// Every experiment, in the order of the report.
-    pub const ALL: [Experiment; 9] = [
+    pub const ALL: [Experiment; 10] = [
         Experiment::T1,
         Experiment::T2,
         Experiment::F1,
@@ -48,6 +52,7 @@ impl Experiment {
         Experiment::F5,
         Experiment::F6,
         Experiment::F7,
+        Experiment::V1,
     ];
 
     /// Its name, as files are called by it.
@@ -62,12 +67,13 @@ impl Experiment {
             Experiment::F5 => "F5",
             Experiment::F6 => "F6",
             Experiment::F7 => "F7",
+            Experiment::V1 => "V1",
         }
     }
 
     /// Whether it runs boot storms.
     pub fn has_storms(self) -> bool {
-        !matches!(self, Experiment::T1 | Experiment::T2 | Experiment::F4)
+        !matches!(self, Experiment::T1 | Experiment::T2 | Experiment::F4 | Experiment::V1)
     }
 }
 
@@ -88,6 +94,8 @@ pub struct Plan {
     pub granularities: Vec<u64>,
     /// Cluster sizes of the cache image in bytes.
     pub cluster_sizes: Vec<u64>,
+    /// Margins under which T2 leaves boots out.
+    pub margins: Vec<Margin>,
     /// How many steps the quota axis of F4 has at most.
     pub quota_steps: u64,
     /// How many boots of each guest are used at most.
@@ -107,6 +115,7 @@ impl Plan {
             quick,
             granularities: vec![512, 4096, 65_536],
             cluster_sizes,
+            margins: vec![Margin::percent(0), RECOMMENDED],
             quota_steps: if quick { 10 } else { 25 },
             most_boots: if quick { 3 } else { usize::MAX },
         }

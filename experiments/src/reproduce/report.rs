@@ -45,6 +45,7 @@ pub fn page(results: &[GuestResults], figures: &[Figure], plan: &Plan) -> anyhow
                 (heading(results, plan))
                 (summary(results, &judged, &at))
                 @for result in results {
+                    h2.guest id=(result.guest.name) { (result.guest.title) }
                     (sections::guest(result, figures))
                 }
                 (claims_section(&judged, &at))
@@ -98,6 +99,7 @@ fn summary(results: &[GuestResults], judged: &[Judged], at: &JudgedAt) -> Markup
     html! {
         h2 { "Summary" }
         @for result in results {
+            h3 { a href={ "#" (result.guest.name) } { (result.guest.title) } }
             ul { @for line in sections::findings(result, at) { li { (line) } } }
         }
         div.table { table {

@@ -3,9 +3,10 @@
 use super::claims::JudgedAt;
 use super::pictures::Figure;
 use super::plan::Experiment;
-use super::{GuestResults, f4, storms, t1, t2};
+use super::{GuestResults, f4, storms, t1, t2, v1};
+use crate::margin::Margin;
 use crate::stats::Summary;
-use crate::units::{cluster, counted, mb, mb_summary, megabytes, percent};
+use crate::units::{cluster, counted, mb, mb_summary, megabytes, percent, proportion};
 use maud::{Markup, PreEscaped, html};
 use vmicache_sim::replay::Layout;
 
@@ -47,6 +48,7 @@ pub fn findings(result: &GuestResults, at: &JudgedAt) -> Vec<String> {
             mb(left.max)
         ));
     }
+    findings.extend(result.left_out.as_deref().and_then(coverage));
     if let Some((rows, plain)) = result.f4.as_deref().and_then(|rows| Some((rows, f4::plain(rows)?))) {
         let filling = f4::curves(rows, Layout::Cold).into_iter().filter_map(|curve| {
             let (_, cold) = curve.points.last()?;
@@ -63,7 +65,23 @@ pub fn findings(result: &GuestResults, at: &JudgedAt) -> Vec<String> {
     if let Some(storms) = &result.storms {
         findings.extend(storms::findings(storms, at.cpu_seconds));
     }
+    findings.extend(result.v1.as_deref().and_then(|rows| v1::section::finding(result.guest, rows)));
     findings
+}
+
+/// How many boots a quota serves that the others recommend, under the first margin and the last.
+fn coverage(rows: &[t2::LeftOutRow]) -> Option<String> {
+    let margins = t2::margins(rows);
+    let at = |margin: &Margin| {
+        let sizes = t2::left_out_sizes(rows).into_iter();
+        let covered = sizes.filter_map(|size| t2::covered(rows, size, *margin)).min_by_key(|of| of.hits)?;
+        Some(format!("{} with a margin of {margin}", proportion(&covered)))
+    };
+    let (first, last) = (at(margins.first()?)?, at(margins.last()?)?);
+    Some(format!(
+        "A quota that the other boots recommend serves a boot left out, at the worst cluster size: {first}, {last}. These \
+         are boots of one image on one machine, and no evidence about other images."
+    ))
 }
 
 /// All sections on one guest.
@@ -74,12 +92,16 @@ pub fn guest(result: &GuestResults, figures: &[Figure]) -> Markup {
         @if let (Some(needs), Some(pairs)) = (&result.needs, &result.pairs) {
             (quotas(result, needs, pairs, of(Experiment::T2)))
         }
+        @if let Some(rows) = result.left_out.as_deref().filter(|rows| !rows.is_empty()) { (left_out(result, rows)) }
         @for experiment in Experiment::ALL {
             @match (experiment, &result.f4, &result.storms) {
                 (Experiment::F4, Some(rows), _) => (traffic(result, rows, of(experiment))),
                 (_, _, Some(storms)) => (storms::section(storms, experiment, &result.guest.title, of(experiment)).unwrap_or_default()),
                 _ => {},
             }
+        }
+        @if let Some(rows) = &result.v1 {
+            (v1::section::section(result.guest, rows, of(Experiment::V1)).unwrap_or_default())
         }
     }
 }
@@ -170,6 +192,41 @@ fn quotas(
                     boots, so they are not independent and have no interval." }
             } }
         }
+    }
+}
+
+fn left_out(result: &GuestResults, rows: &[t2::LeftOutRow]) -> Markup {
+    let margins = t2::margins(rows);
+    html! {
+        h3 { "Recommended by the other boots" }
+        div.table { table {
+            thead { tr { th { "Clusters" } th.number { "Smallest quota of the others (MB)" }
+                th.number { "The boot left out then reads first (MB)" } th.number { "range" }
+                @for margin in &margins { th.number { "covered with a margin of " (margin) } } } }
+            tbody { @for size in t2::left_out_sizes(rows) {
+                tr {
+                    td { (cluster(size)) }
+                    @if let Some(margin) = margins.last() {
+                        @let of_size = || t2::at_margin(rows, size, *margin);
+                        td.number { @if let Some(quota) = Summary::of(of_size().map(|row| row.left_out.smallest_quota as f64)) {
+                            (megabytes(quota.min, 2)) " to " (megabytes(quota.max, 2)) } }
+                        @if let Some(first) = Summary::of(of_size().map(|row| row.left_out.first.base_bytes_read as f64)) {
+                            td.number { (megabytes(first.mean, 3)) }
+                            td.number { (megabytes(first.min, 3)) " to " (megabytes(first.max, 3)) }
+                        }
+                    }
+                    @for margin in &margins {
+                        td.number { @if let Some(covered) = t2::covered(rows, size, *margin) { (proportion(&covered)) } }
+                    }
+                }
+            } }
+            caption { (who(result)) ": each boot is left out in turn. The others recommend a quota, theirs being the \
+                smallest and the margin on top; a cache of that quota is filled by them, and then the boot left out boots \
+                from it twice. It is covered if the second time it reads nothing from the base image: there was room for \
+                what the others had not brought, which is what it read the first time (under the largest margin). In brackets the exact 95 % interval of the share (Clopper and Pearson), as \
+                if the boots were independent. They are boots of one image on one machine: this is no evidence about other \
+                images." }
+        } }
     }
 }
 

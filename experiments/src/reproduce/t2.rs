@@ -3,12 +3,14 @@
 use super::plan::Plan;
 use crate::cells::Cells;
 use crate::inputs::{Boot, Guest};
+use crate::leave_one_out::{FEWEST_BOOTS, LeftOut};
+use crate::margin::Margin;
 use crate::need::Need;
-use crate::stats::Summary;
+use crate::stats::{Proportion, Summary};
 use anyhow::Context;
 use std::collections::{BTreeMap, BTreeSet};
 use vmicache_format::trace::Trace;
-use vmicache_sim::replay::{Cache, Chain, Layout, Outcome};
+use vmicache_sim::replay::{Base, Cache, Chain, Layout, Outcome};
 
 /// The quota that boots of one guest need at one cluster size.
 #[derive(Clone, Debug)]
@@ -38,6 +40,19 @@ pub struct PairRow<'a> {
     pub outcome: Outcome,
 }
 
+/// What became of one boot under a quota that the other boots of its guest recommend.
+#[derive(Clone, Debug)]
+pub struct LeftOutRow<'a> {
+    /// Whose boots they are.
+    pub guest: &'a Guest,
+    /// The boot that was left out.
+    pub boot: &'a Boot,
+    /// Cluster size of the cache image in bytes.
+    pub cluster_size: u64,
+    /// What became of it.
+    pub left_out: LeftOut,
+}
+
 /// One row a cluster size and set of boots: each boot alone, then all together.
 ///
 /// # Errors
@@ -52,7 +67,7 @@ pub fn needs<'a>(guest: &'a Guest, plan: &Plan, cells: &Cells) -> anyhow::Result
     }
     cells.each("T2: smallest quotas", &wanted, |&(cluster_size, boots)| {
         let traces: Vec<&Trace> = boots.iter().map(|boot| &boot.trace).collect();
-        let need = Need::of(&traces, cluster_size, guest.disk_bytes)
+        let need = Need::of(&traces, cluster_size, &Base::new(guest.disk_bytes))
             .with_context(|| format!("T2: {}, clusters of {cluster_size} bytes", filled_by(boots)))?;
         Ok(NeedRow { guest, boots, cluster_size, need })
     })
@@ -84,6 +99,54 @@ pub fn pairs<'a>(guest: &'a Guest, plan: &Plan, cells: &Cells) -> anyhow::Result
         others.map(pair).collect::<anyhow::Result<Vec<_>>>()
     })?;
     Ok(rows.into_iter().flatten().collect())
+}
+
+/// One row a cluster size, boot left out and margin; none of a guest with too few boots.
+///
+/// # Errors
+/// If a boot cannot be replayed, or no quota suffices.
+pub fn left_out<'a>(guest: &'a Guest, plan: &Plan, cells: &Cells) -> anyhow::Result<Vec<LeftOutRow<'a>>> {
+    if guest.boots.len() < FEWEST_BOOTS {
+        return Ok(vec![]);
+    }
+    let traces: Vec<&Trace> = guest.boots.iter().map(|boot| &boot.trace).collect();
+    let base = Base::new(guest.disk_bytes);
+    let mut wanted = Vec::new();
+    for cluster_size in &plan.cluster_sizes {
+        wanted.extend(guest.boots.iter().enumerate().map(|(number, boot)| (*cluster_size, number, boot)));
+    }
+    let rows = cells.each("T2: boots left out", &wanted, |&(cluster_size, number, boot)| {
+        let found = LeftOut::of(&traces, number, cluster_size, &base, &plan.margins);
+        let found =
+            found.with_context(|| format!("T2: without {}, clusters of {cluster_size} bytes", boot.name))?;
+        let row = |left_out| LeftOutRow { guest, boot, cluster_size, left_out };
+        Ok(found.into_iter().map(row).collect::<Vec<_>>())
+    })?;
+    Ok(rows.into_iter().flatten().collect())
+}
+
+/// How many boots left out were covered, at one cluster size under one margin.
+pub fn covered(rows: &[LeftOutRow], cluster_size: u64, margin: Margin) -> Option<Proportion> {
+    Proportion::of(at_margin(rows, cluster_size, margin).map(|row| row.left_out.is_covered()))
+}
+
+/// The margins of `rows`, rising.
+pub fn margins(rows: &[LeftOutRow]) -> Vec<Margin> {
+    rows.iter().map(|row| row.left_out.margin).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The cluster sizes of `rows`, rising.
+pub fn left_out_sizes(rows: &[LeftOutRow]) -> Vec<u64> {
+    rows.iter().map(|row| row.cluster_size).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The rows of one cluster size and margin.
+pub fn at_margin<'r, 'a>(
+    rows: &'r [LeftOutRow<'a>],
+    cluster_size: u64,
+    margin: Margin,
+) -> impl Iterator<Item = &'r LeftOutRow<'a>> {
+    rows.iter().filter(move |row| row.cluster_size == cluster_size && row.left_out.margin == margin)
 }
 
 /// The name of the boot, or `all` of several.

@@ -1,7 +1,7 @@
 //! The rows of the experiments as tables, each row with where it comes from.
 
 use super::plan::{Experiment, Plan};
-use super::{GuestResults, f4, storms, t1, t2};
+use super::{GuestResults, f4, storms, t1, t2, v1};
 use crate::inputs::{Boot, Guest};
 use crate::results::Table;
 use vmicache_sim::replay::{Layout, Outcome};
@@ -16,12 +16,16 @@ pub fn provenance(plan: &Plan, guests: &[&Guest]) -> Vec<(String, String)> {
         ("plan".to_owned(), plan.scope().to_owned()),
         ("granularities".to_owned(), format!("{:?}", plan.granularities)),
         ("cluster_sizes".to_owned(), format!("{:?}", plan.cluster_sizes)),
+        (
+            "margins".to_owned(),
+            format!("{:?}", plan.margins.iter().map(|margin| margin.share()).collect::<Vec<_>>()),
+        ),
         ("quota_steps".to_owned(), plan.quota_steps.to_string()),
     ];
     for guest in guests {
         pairs.push((format!("sha256 of {}", guest.name), guest.sha256.clone()));
-        pairs
-            .extend(guest.boots.iter().map(|boot| (format!("sha256 of {}", boot.name), boot.sha256.clone())));
+        let boots = guest.boots.iter().chain(&guest.slowed);
+        pairs.extend(boots.map(|boot| (format!("sha256 of {}", boot.name), boot.sha256.clone())));
     }
     pairs
 }
@@ -35,9 +39,13 @@ pub fn all(results: &[GuestResults], plan: &Plan) -> Vec<Table> {
     if plan.runs(Experiment::T2) {
         tables.push(t2(&rows(results, |result| result.needs.as_deref()), plan));
         tables.push(t2_pairs(&rows(results, |result| result.pairs.as_deref()), plan));
+        tables.push(t2_left_out(&rows(results, |result| result.left_out.as_deref()), plan));
     }
     if plan.runs(Experiment::F4) {
         tables.push(f4(&rows(results, |result| result.f4.as_deref()), plan));
+    }
+    if plan.runs(Experiment::V1) {
+        tables.push(v1(&rows(results, |result| result.v1.as_deref()), plan));
     }
     let all: Vec<&storms::Storms> = results.iter().filter_map(|result| result.storms.as_ref()).collect();
     tables.extend(plan.experiments.iter().filter_map(|experiment| storms::table(&all, *experiment, plan)));
@@ -85,6 +93,27 @@ fn t2_pairs(rows: &[&t2::PairRow], plan: &Plan) -> Table {
     outcomes(table, rows.iter().map(|row| &row.outcome))
 }
 
+fn t2_left_out(rows: &[&t2::LeftOutRow], plan: &Plan) -> Table {
+    let left_out = || rows.iter().map(|row| &row.left_out);
+    start("T2-left-out", rows, plan, |row| row.guest)
+        .text("boot", rows.iter().map(|row| row.boot.name.as_str()))
+        .text("boot_sha256", rows.iter().map(|row| row.boot.sha256.as_str()))
+        .text("filled_by_sha256", rows.iter().map(|row| hashes(others(row))))
+        .count("cluster_size_bytes", rows.iter().map(|row| row.cluster_size))
+        .real("margin", left_out().map(|at| at.margin.share()))
+        .count("smallest_quota_bytes", left_out().map(|at| at.smallest_quota))
+        .count("quota_bytes", left_out().map(|at| at.quota))
+        .count("base_bytes_read_first", left_out().map(|at| at.first.base_bytes_read))
+        .count("base_bytes_read_again", left_out().map(|at| at.again.base_bytes_read))
+        .count("covered", left_out().map(|at| u64::from(at.is_covered())))
+        .count("cache_file_bytes", left_out().map(|at| at.again.cache_file_bytes))
+}
+
+/// The boots that filled the cache.
+fn others<'r>(row: &'r t2::LeftOutRow) -> impl Iterator<Item = &'r Boot> {
+    row.guest.boots.iter().filter(|boot| boot.name != row.boot.name)
+}
+
 fn f4(rows: &[&f4::Row], plan: &Plan) -> Table {
     let table = start("F4", rows, plan, |row| row.guest)
         .text("layout", rows.iter().map(|row| layout(row.layout)))
@@ -93,6 +122,22 @@ fn f4(rows: &[&f4::Row], plan: &Plan) -> Table {
         .count_if("cluster_size_bytes", rows.iter().map(|row| row.cache.map(|cache| cache.cluster_size)))
         .count_if("quota_bytes", rows.iter().map(|row| row.cache.map(|cache| cache.quota)));
     outcomes(table, rows.iter().map(|row| &row.outcome))
+}
+
+fn v1(rows: &[&v1::Row], plan: &Plan) -> Table {
+    let microseconds = |time: std::time::Duration| time.as_micros() as u64;
+    start("V1", rows, plan, |row| row.guest)
+        .count("learnt_at_delay_us", rows.iter().map(|row| microseconds(row.learnt_at)))
+        .count("delay_us", rows.iter().map(|row| microseconds(row.delay)))
+        .count("recordings_learnt_from", rows.iter().map(|row| row.predicted.count as u64))
+        .real("predicted_s", rows.iter().map(|row| row.predicted.mean))
+        .real_if("predicted_interval_half_width_s", rows.iter().map(|row| row.interval()))
+        .count("boots_measured", rows.iter().map(|row| row.measured.count as u64))
+        .real("measured_s", rows.iter().map(|row| row.measured.mean))
+        .real_if("measured_half_width_s", rows.iter().map(|row| row.measured.half_width))
+        .real("measured_min_s", rows.iter().map(|row| row.measured.min))
+        .real("measured_max_s", rows.iter().map(|row| row.measured.max))
+        .real("error", rows.iter().map(|row| row.error()))
 }
 
 fn start<'a, R>(name: &'static str, rows: &[&R], plan: &Plan, guest: impl Fn(&R) -> &'a Guest) -> Table {
@@ -117,8 +162,8 @@ fn outcomes<'a>(table: Table, outcomes: impl Iterator<Item = &'a Outcome> + Clon
         .count("overlay_file_bytes", outcomes.map(|o| o.overlay_file_bytes))
 }
 
-fn hashes(boots: &[Boot]) -> String {
-    boots.iter().map(|boot| boot.sha256.as_str()).collect::<Vec<_>>().join(" ")
+fn hashes<'a>(boots: impl IntoIterator<Item = &'a Boot>) -> String {
+    boots.into_iter().map(|boot| boot.sha256.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 fn layout(layout: Layout) -> &'static str {

@@ -1,9 +1,16 @@
 //! Servers that run while a test does.
 
+#![allow(dead_code, reason = "every test uses a part of it")]
+
+pub mod client;
+pub mod guests;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The program, in a folder.
 pub fn command(folder: &Path) -> Command {
@@ -52,18 +59,37 @@ impl Serving {
         Serving { child, output, folder: folder.to_path_buf(), uri, greeting }
     }
 
+    /// The socket at which it listens, if it is one of the file system.
+    pub fn socket(&self) -> &Path {
+        Path::new(self.uri.rsplit_once("socket=").unwrap().1)
+    }
+
     pub fn status(&self) -> serde_json::Value {
-        let socket = self.uri.rsplit_once("socket=").unwrap().1;
-        let status = vmicache(&self.folder, &["status", "--json", &format!("{socket}.status")]);
-        serde_json::from_str(&status).unwrap()
+        let status = format!("{}.status", self.socket().display());
+        serde_json::from_str(&vmicache(&self.folder, &["status", "--json", &status])).unwrap()
+    }
+
+    pub fn signal(&self, name: &str) {
+        run(&self.folder, "kill", &["-s", name, &self.child.id().to_string()]);
     }
 
     /// Ends it in order; what it says at the end.
-    pub fn stop(mut self) -> String {
-        run(&self.folder, "kill", &["-TERM", &self.child.id().to_string()]);
+    pub fn stop(self) -> String {
+        self.signal("TERM");
+        self.ends()
+    }
+
+    /// Waits for its end, after a signal; what it says then.
+    pub fn ends(mut self) -> String {
+        let asked = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(asked.elapsed() < PATIENCE, "the server does not end");
+            thread::sleep(Duration::from_millis(2));
+        }
         let mut said = String::new();
         self.output.read_to_string(&mut said).unwrap();
-        assert!(self.child.wait().unwrap().success(), "{said}");
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {said}");
         let left = fs::read_dir(&self.folder)
             .unwrap()
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
@@ -71,7 +97,15 @@ impl Serving {
         assert!(left.into_iter().all(|name| name != socket), "the socket was left behind");
         said
     }
+
+    /// Ends it at once, in the middle of whatever it does.
+    pub fn kill(self) {
+        drop(self);
+    }
 }
+
+/// After this a server that was asked to end hangs. It waits half a minute for clients that take no answers.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 impl Drop for Serving {
     fn drop(&mut self) {

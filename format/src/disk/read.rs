@@ -3,6 +3,7 @@
 use super::{Extent, Filling, Layer, Piece, Stack};
 use crate::error::Result;
 use crate::qcow2::{Image, InFlight, Kind, Progress};
+use crate::raw::RawImage;
 use crate::storage::{DataKind, Payload, Storage};
 use futures_util::future::try_join_all;
 use smallvec::SmallVec;
@@ -185,7 +186,7 @@ impl<S: Storage> Stack<S> {
         let data = match &part.source {
             Source::Zeroes => None,
             Source::Raw(number) => match &*self.layers[*number] {
-                Layer::Raw(raw) => Some(raw.read(kind, &range).await?),
+                Layer::Raw(raw) => return fetch_raw(raw, &range, kind).await,
                 Layer::Qcow2(_) => None,
             },
             Source::Host(number, offset) => match &*self.layers[*number] {
@@ -216,6 +217,27 @@ impl<S: Storage> Stack<S> {
             changed.await;
         }
     }
+}
+
+/// Reads a range of a raw image. A hole of one that nobody writes need not be read.
+async fn fetch_raw<S: Storage>(
+    raw: &RawImage<S>,
+    range: &Range<u64>,
+    kind: DataKind,
+) -> Result<Pieces<S::Payload>> {
+    let mut pieces = Pieces::new();
+    let mut rest = range.clone();
+    while !rest.is_empty() {
+        let (is_hole, end) = match raw.keeps_its_holes() {
+            true => raw.hole(&rest).await?,
+            false => (false, rest.end),
+        };
+        let part = rest.start..end;
+        let data = if is_hole { None } else { Some(raw.read(kind, &part).await?) };
+        pieces.push(Piece { range: part, data });
+        rest.start = end;
+    }
+    Ok(pieces)
 }
 
 /// Sorts a mapped run into what is read here and what is asked of the layer below.

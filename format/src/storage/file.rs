@@ -1,6 +1,6 @@
 //! A byte store in a file of the host.
 
-use super::{DataKind, MetadataKind, Storage};
+use super::{DataKind, MetadataKind, Storage, buffers};
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -134,8 +134,8 @@ impl HostFile {
         Ok(start)
     }
 
-    fn read_exact_or_zero(&self, offset: u64, len: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; len as usize];
+    /// Fills `bytes` with what lies at `offset`; beyond the end of the file lie zeroes.
+    fn read_exact_or_zero(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         let mut filled = 0;
         while filled < bytes.len() {
             match self.file.read_at(&mut bytes[filled..], offset + filled as u64) {
@@ -145,7 +145,8 @@ impl HostFile {
                 Err(error) => return Err(error),
             }
         }
-        Ok(bytes)
+        bytes[filled..].fill(0);
+        Ok(())
     }
 }
 
@@ -192,7 +193,7 @@ impl Storage for HostFile {
     type Payload = Bytes;
 
     async fn read(&self, _kind: DataKind, offset: u64, len: u64) -> io::Result<Bytes> {
-        Ok(Bytes::from(self.read_exact_or_zero(offset, len)?))
+        buffers::filled(len as usize, |bytes| self.read_exact_or_zero(offset, bytes))
     }
 
     async fn write(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
@@ -207,7 +208,9 @@ impl Storage for HostFile {
     }
 
     async fn read_metadata(&self, _kind: MetadataKind, offset: u64, len: u64) -> io::Result<Vec<u8>> {
-        self.read_exact_or_zero(offset, len)
+        let mut bytes = vec![0; len as usize];
+        self.read_exact_or_zero(offset, &mut bytes)?;
+        Ok(bytes)
     }
 
     async fn write_metadata(&self, _kind: MetadataKind, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -230,7 +233,9 @@ impl Storage for HostFile {
         if data > range.start {
             return Ok((true, data.min(range.end)));
         }
-        Ok((false, seek(Whence::SeekHole).unwrap_or(range.end).min(range.end)))
+        // Not at the start, were a hole to be made there just now.
+        let end = seek(Whence::SeekHole).ok().filter(|end| *end > range.start);
+        Ok((false, end.unwrap_or(range.end).min(range.end)))
     }
 
     async fn len(&self) -> io::Result<u64> {

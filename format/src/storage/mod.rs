@@ -7,13 +7,16 @@
 //!
 //! Images belong to one thread: nothing here is `Send`, and parallelism is across images.
 
+mod buffers;
 mod counting;
 mod file;
+mod holes;
 mod memory;
 mod payload_free;
 
 pub use counting::{Counting, Counts, Totals};
 pub use file::{Access, HostFile};
+pub use holes::Holes;
 pub use memory::Memory;
 pub use payload_free::{Hollow, PayloadFree};
 

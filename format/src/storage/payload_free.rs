@@ -1,6 +1,6 @@
 //! A byte store in memory that keeps metadata and no guest payload.
 
-use super::{DataKind, MetadataKind, Payload, Storage};
+use super::{DataKind, Holes, MetadataKind, Payload, Storage};
 use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
@@ -83,6 +83,7 @@ struct Contents {
     /// `None`: without metadata. Forks share a chunk until one of them changes it.
     chunks: Vec<Option<Rc<Chunk>>>,
     len: u64,
+    holes: Holes,
 }
 
 impl Contents {
@@ -144,6 +145,13 @@ impl PayloadFree {
         store
     }
 
+    /// A store of `len` bytes that is only read, with `holes`.
+    pub fn with_holes(len: u64, holes: Holes) -> Self {
+        let store = Self::of_len(len);
+        store.contents.borrow_mut().holes = holes;
+        store
+    }
+
     /// A store of the same content that goes its own way from here. What neither changes takes memory once.
     pub fn fork(&self) -> Self {
         PayloadFree { contents: Rc::new(RefCell::new(self.contents.borrow().clone())) }
@@ -174,6 +182,9 @@ impl Storage for PayloadFree {
     async fn write(&self, offset: u64, parts: &[Hollow]) -> io::Result<()> {
         let end = offset + Hollow::concat(parts).len();
         let mut contents = self.contents.borrow_mut();
+        if !contents.holes.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "a store with holes is only read"));
+        }
         contents.forget(offset..end);
         contents.len = contents.len.max(end);
         Ok(())
@@ -212,6 +223,10 @@ impl Storage for PayloadFree {
 
     async fn flush(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    async fn hole(&self, range: &Range<u64>) -> io::Result<(bool, u64)> {
+        Ok(self.contents.borrow().holes.at(range))
     }
 
     async fn len(&self) -> io::Result<u64> {

@@ -9,6 +9,7 @@ use super::ranges::Ranges;
 use super::{Op, Trace};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::time::Duration;
 
 /// How many requests, and of how many bytes.
@@ -142,6 +143,22 @@ fn needed(trace: &Trace) -> Ranges {
     needed
 }
 
+/// The working set of any of `boots`, to the byte, as ascending ranges that do not touch.
+pub fn joint_working_set<'a>(boots: impl IntoIterator<Item = &'a Trace>) -> Vec<Range<u64>> {
+    let joint = boots.into_iter().fold(Ranges::default(), |joint, boot| joint.union(&needed(boot)));
+    joint.iter().collect()
+}
+
+/// The blocks of `granularity` bytes (0 counts as 1) that a request of `boots` concerns, as ascending ranges that do
+/// not touch: whatever an image with clusters of that size reads for them lies there.
+pub fn footprint<'a>(boots: impl IntoIterator<Item = &'a Trace>, granularity: u64) -> Vec<Range<u64>> {
+    let mut touched = Ranges::default();
+    for request in boots.into_iter().flat_map(|boot| &boot.requests) {
+        touched.insert(request.range());
+    }
+    touched.rounded_out(granularity.max(1)).iter().collect()
+}
+
 /// How much several boots have in common, in blocks of one granularity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overlap {
@@ -216,6 +233,15 @@ mod tests {
         // The third is issued at the very moment at which the first completes.
         assert_eq!(summary.in_flight, [0, 2, 2]);
         assert_eq!(summary.sequential_reads, 1);
+    }
+
+    #[test]
+    fn what_boots_touch_and_what_they_need_are_joined() {
+        let a = trace(&[(0, 1, Op::Write, 0, 512), (2, 3, Op::Read, 256, 512), (4, 5, Op::Flush, 0, 0)]);
+        let b = trace(&[(0, 1, Op::Read, 9000, 100)]);
+        assert_eq!(joint_working_set([&a, &b]), [512..768, 9000..9100]);
+        assert_eq!(footprint([&a, &b], 4096), [0..4096, 8192..12_288]);
+        assert_eq!(footprint([], 4096), []);
     }
 
     #[test]

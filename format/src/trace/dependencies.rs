@@ -30,6 +30,13 @@
 //! price is that computing speed is that of the slowed boot: replayed boots differ in what they read, and less
 //! than real boots in how long the guest computes. Where think times should vary, scale them.
 
+//! **How good it is.** Two guests, Debian 12 and 13 minimal, were recorded with every read held back by 0, 1, 2, 5, 10 and
+//! 20 ms, five boots each, and undelayed boots with what they had learnt at one of these delays were held against the boots
+//! measured at the others (experiment V1 of `vmicache reproduce` has the figures, and for every delay that could be learnt
+//! from). Learnt at 20 ms, the delay chosen before these boots were recorded, the mean boot times at all other delays come
+//! out within 4.1 %, and from 5 ms on within 1.4 %; learnt from undelayed boots alone they are 4 to 9 % too long from 5 ms
+//! on. Undelayed boots of one guest differ among themselves by more than that.
+
 use super::{Op, Request, Trace};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;

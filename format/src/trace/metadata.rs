@@ -52,6 +52,8 @@ impl Metadata {
     pub const RECORDED: &'static str = "recorded";
     /// By how many milliseconds the storage delayed each read.
     pub const STORAGE_DELAY_MS: &'static str = "storage-delay-ms";
+    /// Seconds from power-on until the guest told that it was up.
+    pub const BOOT_SECONDS: &'static str = "boot-seconds";
     /// What the trace was converted from: a format's name.
     pub const SOURCE: &'static str = "source";
 

@@ -33,7 +33,7 @@ mod ranges;
 mod read;
 mod write;
 
-pub use analysis::{Counts, Overlap, Summary, overlap, working_set};
+pub use analysis::{Counts, Overlap, Summary, footprint, joint_working_set, overlap, working_set};
 pub use dependencies::{Dependencies, Learned, Link};
 pub use error::TraceError;
 pub use metadata::{MAX_METADATA, Metadata, MetadataError};

@@ -81,14 +81,14 @@ pub fn recording(name: &str) -> Trace {
 }
 
 pub fn slowed() -> Trace {
-    recording("debian-12-minimal-slowed-20ms")
+    recording("debian-12-extlinux-slowed-20ms")
 }
 
 /// The recorded guest with its first `boots` boots and the dependencies that the slowed recording teaches.
 pub fn debian(boots: usize) -> Guest {
     let slowed = [slowed()];
     let boot = |number| {
-        let boot = recording(&format!("debian-12-minimal-{number}"));
+        let boot = recording(&format!("debian-12-extlinux-{number}"));
         let dependencies = Dependencies::learn(&boot, &slowed).dependencies;
         (boot, dependencies)
     };

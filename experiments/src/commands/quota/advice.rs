@@ -1,19 +1,38 @@
 //! How large the quota must be, and the proof that it suffices.
 
-use crate::need::{Need, base_bytes_again};
-use crate::stats::Summary;
+use crate::leave_one_out::{FEWEST_BOOTS, LeftOut};
+use crate::margin::Margin;
+use crate::need::{Filled, Need};
+use crate::stats::{Proportion, Summary};
 use anyhow::Context;
 use rayon::prelude::*;
+use serde::Serialize;
 use vmicache_format::trace::Trace;
-use vmicache_sim::replay::{Cache, Chain, Layout};
+use vmicache_sim::replay::{Base, Chain, Layout};
 
 /// Points of the curve, the empty cache and the smallest quota included.
 const POINTS: u64 = 12;
+
+/// What is asked.
+pub struct Question<'a> {
+    /// The boots of one guest.
+    pub boots: &'a [&'a Trace],
+    /// Cluster sizes of the cache in bytes, ascending.
+    pub cluster_sizes: &'a [u64],
+    /// A quota in bytes to check.
+    pub check: Option<u64>,
+    /// What is recommended beyond the smallest quota.
+    pub margin: Margin,
+    /// The base image.
+    pub base: &'a Base,
+}
 
 /// What was found for one set of boots.
 pub struct Advice {
     /// Virtual size of the disk in bytes.
     pub disk_size: u64,
+    /// What is recommended beyond the smallest quota.
+    pub margin: Margin,
     /// One for each cluster size, in ascending order.
     pub clusters: Vec<ClusterAdvice>,
     /// The quota to check in bytes, and what the boots read from the base image under it at each cluster size.
@@ -35,6 +54,47 @@ pub struct ClusterAdvice {
     pub curve: Vec<Point>,
     /// Bytes that each boot read from the base through a cache made at the smallest quota and filled by all.
     pub proof: Vec<u64>,
+    /// The quota to recommend in bytes: the smallest and the margin.
+    pub recommended: u64,
+    /// The cache at the recommended quota.
+    pub prediction: CacheFigures,
+    /// Each boot under what the others recommend; empty where they are too few.
+    pub left_out: Vec<LeftOut>,
+}
+
+impl ClusterAdvice {
+    /// How many of the boots left out were covered.
+    pub fn covered(&self) -> Option<Proportion> {
+        Proportion::of(self.left_out.iter().map(LeftOut::is_covered))
+    }
+}
+
+/// What a cache that boots have filled came to, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct CacheFigures {
+    /// Read from the base by all boots while they filled the cache.
+    pub base_bytes_read: u64,
+    /// Read from the base by all boots when they booted again.
+    pub base_bytes_read_again: u64,
+    /// What the cache's tables reach, metadata included.
+    pub cache_bytes_in_use: u64,
+    /// Of this, guest data.
+    pub cache_data_bytes: u64,
+    /// Length of the cache's file.
+    pub cache_file_bytes: u64,
+}
+
+impl CacheFigures {
+    /// All of them, each with what people call it.
+    pub fn all(&self) -> [(&'static str, u64); 5] {
+        [
+            ("read from the base", self.base_bytes_read),
+            ("read again", self.base_bytes_read_again),
+            ("in use in the cache", self.cache_bytes_in_use),
+            ("of it guest data", self.cache_data_bytes),
+            ("length of the cache file", self.cache_file_bytes),
+        ]
+    }
 }
 
 /// A point of the curve.
@@ -55,29 +115,21 @@ pub enum Checked {
 }
 
 impl Advice {
-    /// Finds the smallest quota of `boots` at each of `cluster_sizes`, and tells of the quota `check` whether
-    /// it suffices; sizes in bytes.
+    /// Finds the smallest quota of the boots at each cluster size, and tells of the quota to check whether it
+    /// suffices.
     ///
     /// # Errors
     /// If the boots cannot be replayed through a cache image of one of the sizes.
-    pub fn of(
-        boots: &[&Trace],
-        cluster_sizes: &[u64],
-        check: Option<u64>,
-        disk_size: u64,
-    ) -> anyhow::Result<Advice> {
-        let guest = Guest { boots, disk_size };
-        let clusters = cluster_sizes.par_iter().map(|&cluster_size| guest.advice(cluster_size));
-        // Collected before the errors are looked at, so that always the same one is reported.
-        let clusters = clusters.collect::<Vec<_>>().into_iter().collect::<anyhow::Result<Vec<_>>>()?;
-        let check = match check {
+    pub fn of(question: &Question) -> anyhow::Result<Advice> {
+        let clusters = each(question.cluster_sizes, |&cluster_size| question.advice(cluster_size))?;
+        let check = match question.check {
             None => None,
             Some(quota) => {
-                let checked = clusters.iter().map(|advice| guest.check(advice, quota));
+                let checked = clusters.iter().map(|advice| question.check(advice, quota));
                 Some((quota, checked.collect::<anyhow::Result<_>>()?))
             }
         };
-        Ok(Advice { disk_size, clusters, check })
+        Ok(Advice { disk_size: question.base.disk_size(), margin: question.margin, clusters, check })
     }
 
     /// Whether the quota to check suffices at every cluster size; `None` if there is none to check.
@@ -87,51 +139,71 @@ impl Advice {
 
     /// The cluster size with the smallest quota; of equals the largest, which has the least metadata to load.
     pub fn best(&self) -> Option<&ClusterAdvice> {
-        self.clusters.iter().rev().min_by_key(|advice| advice.need.quota)
+        self.clusters.iter().rev().min_by_key(|advice| advice.recommended)
     }
 }
 
-struct Guest<'a> {
-    boots: &'a [&'a Trace],
-    disk_size: u64,
-}
-
-impl Guest<'_> {
+impl Question<'_> {
     fn advice(&self, cluster_size: u64) -> anyhow::Result<ClusterAdvice> {
         let context = || format!("with clusters of {cluster_size} bytes");
-        let need = Need::of(self.boots, cluster_size, self.disk_size).with_context(context)?;
-        let alone = each(self.boots, |boot| Ok(Need::of(&[*boot], cluster_size, self.disk_size)?.quota));
+        let need = Need::of(self.boots, cluster_size, self.base).with_context(context)?;
+        let alone = each(self.boots, |boot| Ok(Need::of(&[*boot], cluster_size, self.base)?.quota));
         let alone = alone.with_context(context)?;
+        let recommended = self.margin.above(need.quota, cluster_size);
         Ok(ClusterAdvice {
             cluster_size,
             another: self.another(cluster_size, &alone)?,
             curve: self.curve(cluster_size, &need)?,
             proof: self.base_bytes(cluster_size, need.quota)?,
+            recommended,
+            prediction: self.prediction(cluster_size, recommended)?,
+            left_out: self.left_out(cluster_size)?,
             alone,
             need,
         })
     }
 
-    /// Bytes that each boot reads from the base under a cache that all have filled.
-    fn base_bytes(&self, cluster_size: u64, quota: u64) -> anyhow::Result<Vec<u64>> {
-        base_bytes_again(self.boots, &self.chain(cluster_size, quota))
+    /// A cache of that quota that `boots` have filled.
+    fn filled(&self, boots: &[&Trace], cluster_size: u64, quota: u64) -> anyhow::Result<Filled> {
+        let (quota, disk_size) = (Some(quota), self.base.disk_size());
+        Filled::by(boots, &Chain { layout: Layout::Warm, cluster_size, quota, disk_size }, self.base)
     }
 
-    fn chain(&self, cluster_size: u64, quota: u64) -> Chain {
-        Chain { layout: Layout::Warm, cluster_size, quota: Some(quota), disk_size: self.disk_size }
+    /// Bytes that each boot reads from the base under a cache that all have filled.
+    fn base_bytes(&self, cluster_size: u64, quota: u64) -> anyhow::Result<Vec<u64>> {
+        self.filled(self.boots, cluster_size, quota)?.again(self.boots)
+    }
+
+    fn prediction(&self, cluster_size: u64, quota: u64) -> anyhow::Result<CacheFigures> {
+        let filled = self.filled(self.boots, cluster_size, quota)?;
+        Ok(CacheFigures {
+            base_bytes_read: filled.base_bytes.iter().sum(),
+            base_bytes_read_again: filled.again(self.boots)?.iter().sum(),
+            cache_bytes_in_use: filled.outcome.cache_bytes_in_use,
+            cache_data_bytes: filled.outcome.cache_data_bytes,
+            cache_file_bytes: filled.outcome.cache_file_bytes,
+        })
+    }
+
+    fn left_out(&self, cluster_size: u64) -> anyhow::Result<Vec<LeftOut>> {
+        if self.boots.len() < FEWEST_BOOTS {
+            return Ok(vec![]);
+        }
+        let numbers: Vec<usize> = (0..self.boots.len()).collect();
+        let found = each(&numbers, |&number| {
+            LeftOut::of(self.boots, number, cluster_size, self.base, &[self.margin])
+        })?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     fn another(&self, cluster_size: u64, alone: &[u64]) -> anyhow::Result<Option<Summary>> {
         let fillers: Vec<(usize, u64)> = alone.iter().copied().enumerate().collect();
         let read = each(&fillers, |&(filler, quota)| {
-            let mut cache = Cache::new(&self.chain(cluster_size, quota))?;
-            cache.boot(self.boots[filler])?;
             let others = self.boots.iter().enumerate().filter(|(reader, _)| *reader != filler);
-            others
-                .map(|(_, boot)| Ok(cache.fork().boot(boot)?.base_bytes_read as f64))
-                .collect::<anyhow::Result<Vec<_>>>()
+            let others: Vec<&Trace> = others.map(|(_, boot)| *boot).collect();
+            self.filled(&self.boots[filler..=filler], cluster_size, quota)?.again(&others)
         })?;
-        Ok(Summary::of(read.into_iter().flatten()))
+        Ok(Summary::of(read.into_iter().flatten().map(|bytes| bytes as f64)))
     }
 
     fn curve(&self, cluster_size: u64, need: &Need) -> anyhow::Result<Vec<Point>> {

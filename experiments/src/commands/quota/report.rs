@@ -1,22 +1,31 @@
-//! The advice as text for an operator, and as JSON.
+//! The advice as text for an operator.
 
+use super::Found;
 use super::advice::{Advice, Checked, ClusterAdvice, Point};
+use super::trial::{Trial, difference};
+use crate::base_image::BaseImage;
+use crate::margin::Margin;
 use crate::stats::Summary;
 use crate::terminal::Table;
-use crate::units::{cluster, mb, megabytes};
-use serde::Serialize;
+use crate::units::{cluster, mb, megabytes, percent, proportion, set_percent};
 use std::fmt::Write;
 
 /// The whole advice for people to read; the recommendation first.
-pub fn text(traces: &[String], advice: &Advice) -> anyhow::Result<String> {
+pub fn text(found: &Found) -> anyhow::Result<String> {
+    let Found { traces, advice, base, trials } = *found;
     let mut text = String::new();
     writeln!(text, "{}\n", headline(traces, advice))?;
+    if let Some(base) = base {
+        writeln!(text, "{}\n", allocation(base))?;
+    }
     writeln!(text, "Smallest quota in MB of 1000000 bytes, for a disk of {}", mb(advice.disk_size as f64))?;
     writeln!(text, "{}", quotas(advice).text(2))?;
+    text.push_str(&left_out(advice)?);
     writeln!(text, "Read from the base by a boot, in MB, under a cache that the boots have filled")?;
     writeln!(text, "{}", curves(advice))?;
     writeln!(text, "Proof: a cache made at the smallest quota, filled by the boots, then each boot again")?;
     text.push_str(&proof(traces, advice).text(2));
+    text.push_str(&real_proof(base, trials)?);
     Ok(text)
 }
 
@@ -30,13 +39,43 @@ fn headline(traces: &[String], advice: &Advice) -> String {
     }
     advice.best().map_or_else(String::new, |best| {
         format!(
-            "Recommended: a quota of {} bytes ({}) and clusters of {}; {boots} then read{} nothing from the base.",
-            best.need.quota,
-            mb(best.need.quota as f64),
+            "Recommended: a quota of {} bytes ({}) and clusters of {}; {boots} then read{} nothing from the base. That \
+             is {}.",
+            best.recommended,
+            mb(best.recommended as f64),
             cluster(best.cluster_size),
-            if traces.len() == 1 { "s" } else { "" }
+            if traces.len() == 1 { "s" } else { "" },
+            above(advice.margin, best)
         )
     })
+}
+
+/// How the quota that is recommended comes about.
+fn above(margin: Margin, at: &ClusterAdvice) -> String {
+    match at.recommended == at.need.quota {
+        true => "the smallest quota that suffices, without a margin".to_owned(),
+        false => format!(
+            "the smallest quota that suffices, {} bytes, and {margin} for what other boots may read, in whole clusters",
+            at.need.quota
+        ),
+    }
+}
+
+fn allocation(base: &BaseImage) -> String {
+    let size = base.replayed.disk_size();
+    let share = |part: u64, whole: u64| percent(if whole == 0 { 0.0 } else { part as f64 / whole as f64 });
+    format!(
+        "Base {} ({}): of the disk of {} {} are allocated ({}). The boots need {} of it, and of this {} are holes ({}), \
+         which cost no traffic.",
+        base.image.path.display(),
+        base.image.format,
+        mb(size as f64),
+        mb(base.allocated_bytes as f64),
+        share(base.allocated_bytes, size),
+        mb(base.needed_bytes as f64),
+        mb(base.needed_hole_bytes as f64),
+        share(base.needed_hole_bytes, base.needed_bytes)
+    )
 }
 
 fn verdict(boots: &str, quota: u64, checked: &[Checked], advice: &Advice) -> String {
@@ -75,6 +114,7 @@ fn quotas(advice: &Advice) -> Table {
         "clusters",
         "smallest quota",
         "in bytes",
+        "recommended, in bytes",
         "empty cache",
         "each boot alone",
         "another boot then reads",
@@ -85,6 +125,7 @@ fn quotas(advice: &Advice) -> Table {
             cluster(at.cluster_size),
             number(at.need.quota as f64),
             at.need.quota.to_string(),
+            at.recommended.to_string(),
             number(at.need.empty_bytes as f64),
             alone(at).map_or_else(String::new, |s| format!("{} to {}", number(s.min), number(s.max))),
             at.another.as_ref().map_or_else(
@@ -97,9 +138,52 @@ fn quotas(advice: &Advice) -> Table {
     table
 }
 
+/// Each boot under what the others recommend; nothing where they are too few.
+fn left_out(advice: &Advice) -> anyhow::Result<String> {
+    let mut table = Table::default();
+    table.row(["clusters", "covered (95 % interval)", "quota, MB", "the boot left out reads first, MB"]);
+    let mut is_any = false;
+    for at in &advice.clusters {
+        let quota = Summary::of(at.left_out.iter().map(|boot| boot.quota as f64));
+        let first = Summary::of(at.left_out.iter().map(|boot| boot.first.base_bytes_read as f64));
+        let (Some(covered), Some(quota), Some(first)) = (at.covered(), quota, first) else { continue };
+        is_any = true;
+        table.row([
+            cluster(at.cluster_size),
+            proportion(&covered),
+            format!("{} to {}", number(quota.min), number(quota.max)),
+            format!("{} ({} to {})", kilobyte(first.mean), kilobyte(first.min), kilobyte(first.max)),
+        ]);
+    }
+    if !is_any {
+        return Ok(String::new());
+    }
+    let mut text = String::new();
+    writeln!(
+        text,
+        "Each boot left out in turn, under the quota that the others recommend (margin {})",
+        advice.margin
+    )?;
+    text.push_str(&table.text(2));
+    writeln!(
+        text,
+        "  Covered: after the others and itself have filled the cache, it reads nothing from the base. The"
+    )?;
+    writeln!(
+        text,
+        "  interval is exact (Clopper-Pearson); boots of one guest say nothing of another guest.\n"
+    )?;
+    Ok(text)
+}
+
 /// Megabytes to two places, for tables whose heading names the unit.
 fn number(bytes: f64) -> String {
     megabytes(bytes, 2)
+}
+
+/// Megabytes to three places, where two would often show nothing.
+fn kilobyte(bytes: f64) -> String {
+    megabytes(bytes, 3)
 }
 
 fn alone(at: &ClusterAdvice) -> Option<Summary> {
@@ -138,119 +222,30 @@ fn proof(traces: &[String], advice: &Advice) -> Table {
     table
 }
 
-/// The advice for programs to read; sizes in bytes.
-#[derive(Serialize)]
-pub struct Json<'a> {
-    traces: &'a [String],
-    disk_size: u64,
-    recommended: Option<Recommended>,
-    cluster_sizes: Vec<JsonCluster<'a>>,
-    check: Option<JsonCheck>,
-}
-
-#[derive(Serialize)]
-struct Recommended {
-    cluster_size: u64,
-    quota: u64,
-}
-
-#[derive(Serialize)]
-struct JsonCluster<'a> {
-    cluster_size: u64,
-    smallest_quota: u64,
-    empty_cache_bytes: u64,
-    /// Null if no smaller quota can be given.
-    base_bytes_read_one_cluster_less: Option<u64>,
-    cache_bytes_in_use: u64,
-    cache_data_bytes: u64,
-    cache_file_bytes: u64,
-    smallest_quota_alone: &'a [u64],
-    /// Null for a single boot.
-    another_boot_base_bytes_read: Option<JsonSummary>,
-    curve: Vec<JsonPoint>,
-    proof_base_bytes_read: &'a [u64],
-}
-
-#[derive(Serialize)]
-struct JsonPoint {
-    quota: u64,
-    base_bytes_read: JsonSummary,
-}
-
-#[derive(Serialize)]
-struct JsonSummary {
-    mean: f64,
-    min: f64,
-    max: f64,
-    count: usize,
-}
-
-#[derive(Serialize)]
-struct JsonCheck {
-    quota: u64,
-    sufficient: bool,
-    cluster_sizes: Vec<JsonChecked>,
-}
-
-#[derive(Serialize)]
-struct JsonChecked {
-    cluster_size: u64,
-    sufficient: bool,
-    /// Null if not even an empty cache fits.
-    base_bytes_read: Option<u64>,
-}
-
-impl<'a> Json<'a> {
-    /// The advice for the boots recorded in the files `traces`.
-    pub fn new(traces: &'a [String], advice: &'a Advice) -> Json<'a> {
-        let best = advice.best();
-        Json {
-            traces,
-            disk_size: advice.disk_size,
-            recommended: best.map(|at| Recommended { cluster_size: at.cluster_size, quota: at.need.quota }),
-            cluster_sizes: advice.clusters.iter().map(JsonCluster::new).collect(),
-            check: advice.check.as_ref().map(|(quota, checked)| JsonCheck::new(*quota, checked, advice)),
+/// The real caches beside what was predicted of them; nothing without a base.
+fn real_proof(base: Option<&BaseImage>, trials: &[Trial]) -> anyhow::Result<String> {
+    let Some(base) = base else { return Ok(String::new()) };
+    let mut text = String::new();
+    writeln!(
+        text,
+        "\nProof on real images: a cache file over {} at the recommended quota, filled by the boots, then each again",
+        base.image.path.display()
+    )?;
+    for trial in trials {
+        let mut table = Table::default();
+        table.row([
+            format!("bytes, clusters of {}", cluster(trial.cluster_size)),
+            "predicted".to_owned(),
+            "found".to_owned(),
+            "difference".to_owned(),
+        ]);
+        for ((what, predicted), (_, found)) in trial.predicted.all().into_iter().zip(trial.found.all()) {
+            let difference = percent(difference(predicted, found));
+            table.row([what.to_owned(), predicted.to_string(), found.to_string(), difference]);
         }
+        text.push_str(&table.text(2));
     }
-}
-
-impl<'a> JsonCluster<'a> {
-    fn new(at: &'a ClusterAdvice) -> JsonCluster<'a> {
-        let point =
-            |point: &Point| JsonPoint { quota: point.quota, base_bytes_read: (&point.base_bytes).into() };
-        JsonCluster {
-            cluster_size: at.cluster_size,
-            smallest_quota: at.need.quota,
-            empty_cache_bytes: at.need.empty_bytes,
-            base_bytes_read_one_cluster_less: at.need.base_bytes_below,
-            cache_bytes_in_use: at.need.cache.cache_bytes_in_use,
-            cache_data_bytes: at.need.cache.cache_data_bytes,
-            cache_file_bytes: at.need.cache.cache_file_bytes,
-            smallest_quota_alone: &at.alone,
-            another_boot_base_bytes_read: at.another.as_ref().map(JsonSummary::from),
-            curve: at.curve.iter().map(point).collect(),
-            proof_base_bytes_read: &at.proof,
-        }
-    }
-}
-
-impl JsonCheck {
-    fn new(quota: u64, checked: &[Checked], advice: &Advice) -> JsonCheck {
-        let each = advice.clusters.iter().zip(checked).map(|(at, found)| JsonChecked {
-            cluster_size: at.cluster_size,
-            sufficient: *found == Checked::Reads(0),
-            base_bytes_read: match found {
-                Checked::Reads(bytes) => Some(*bytes),
-                Checked::BelowEmpty(_) => None,
-            },
-        });
-        let cluster_sizes: Vec<_> = each.collect();
-        JsonCheck { quota, sufficient: cluster_sizes.iter().all(|at| at.sufficient), cluster_sizes }
-    }
-}
-
-impl From<&Summary> for JsonSummary {
-    fn from(summary: &Summary) -> JsonSummary {
-        JsonSummary { mean: summary.mean, min: summary.min, max: summary.max, count: summary.count }
-    }
+    let verdict = if trials.iter().all(Trial::agrees) { "agree" } else { "do not agree" };
+    writeln!(text, "  They {verdict} to {}.", set_percent(Trial::TOLERANCE))?;
+    Ok(text)
 }

@@ -1,5 +1,6 @@
 //! `vmicache trace replay`: one recorded boot through real images.
 
+use crate::base_image::{self, BaseImage};
 use crate::recording::open;
 use crate::size;
 use crate::terminal::{Table, print, print_json};
@@ -9,8 +10,9 @@ use clap::ValueEnum;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use vmicache_format::files::Format;
 use vmicache_format::trace::Trace;
-use vmicache_sim::replay::{Chain, Layout, Outcome, disk_size_for, replay};
+use vmicache_sim::replay::{self, Chain, Layout, Outcome, disk_size_for, replay_over};
 
 /// Shown below the options.
 const EXAMPLES: &str = "\
@@ -47,6 +49,12 @@ pub struct Args {
     /// A multiple of 512. It sets how much metadata even an empty cache has.
     #[arg(long, value_name = "SIZE", value_parser = size::parse_disk_size, allow_hyphen_values = true)]
     disk_size: Option<u64>,
+    /// The base image, whose holes cost no traffic [default: one with data everywhere]
+    #[arg(long, value_name = "FILE", conflicts_with = "disk_size")]
+    base: Option<PathBuf>,
+    /// Format of the base image: raw or qcow2 [default: as its first bytes say]
+    #[arg(short = 'F', long, value_name = "FMT", requires = "base")]
+    base_format: Option<Format>,
     /// Print JSON: sizes in bytes; the file sizes are lengths
     #[arg(long)]
     json: bool,
@@ -83,13 +91,20 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         args.fill.is_none() || layout == Layout::Warm,
         "--fill names the boot that fills a warm cache; it needs --layout warm"
     );
-    let boot = open(&args.file, args.disk_size)?;
-    let fill = args.fill.as_deref().map(|path| open(path, args.disk_size)).transpose()?;
+    let image = args.base.as_deref().map(|path| base_image::open(path, args.base_format)).transpose()?;
+    let size = args.disk_size.or(image.as_ref().map(|image| replay::Base::new(image.size).disk_size()));
+    let boot = open(&args.file, size)?;
+    let fill = args.fill.as_deref().map(|path| open(path, size)).transpose()?;
     let fill: Vec<&Trace> = fill.iter().collect();
-    let disk_size = args.disk_size.unwrap_or_else(|| disk_size_for(fill.iter().copied().chain([&boot])));
+    let boots: Vec<&Trace> = fill.iter().copied().chain([&boot]).collect();
+    let disk_size = size.unwrap_or_else(|| disk_size_for(boots.iter().copied()));
+    let base = match image {
+        Some(image) => BaseImage::survey(image, &boots)?.replayed,
+        None => replay::Base::new(disk_size),
+    };
     let chain = Chain { layout, cluster_size: args.cluster_size, quota: args.quota, disk_size };
-    let outcome =
-        replay(&boot, &fill, &chain).with_context(|| format!("cannot replay {}", args.file.display()))?;
+    let outcome = replay_over(&base, &boot, &fill, &chain)
+        .with_context(|| format!("cannot replay {}", args.file.display()))?;
     let report = Report::new(&args, chain, outcome);
     if args.json {
         print_json(&report)?

@@ -1,24 +1,22 @@
 //! `vmicache warm`: a cache image filled with what recorded boots read.
 
 mod boot;
+mod filling;
 mod report;
 mod store;
 mod target;
 
+pub use filling::{Recorded, Warmed};
+pub use target::{Base, Target};
+
 use crate::recording::open;
 use crate::size;
-use crate::terminal::{Progress, print, print_json};
-use anyhow::Context;
-use report::{BootReport, Report};
+use crate::terminal::{print, print_json};
+use report::Report;
 use std::io::{Write, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use target::{Base, Target};
-use vmicache_format::cache::describe;
 use vmicache_format::files::Format;
-use vmicache_format::runtime::LocalRuntime;
-use vmicache_format::storage::{Access, HostFile};
-use vmicache_format::trace::Trace;
 
 /// Shown below the options.
 const EXAMPLES: &str = "\
@@ -86,8 +84,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         base_version: args.base_version.as_deref(),
     };
     let made = target.prepare(&base)?;
-    let boots = fill(args, &boots)?;
-    let report = Report::new(args, made, boots, describe_cache(args)?);
+    let boots: Vec<Recorded> =
+        args.traces.iter().zip(&boots).map(|(path, trace)| Recorded { path, trace }).collect();
+    let warmed = Warmed::of(&args.cache, args.base_version.as_deref(), &boots)?;
+    let report = Report::new(args, made, &warmed);
     if args.json {
         print_json(&report)?
     } else {
@@ -98,29 +98,4 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let _ = writeln!(stderr(), "vmicache: warning: {warning}");
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Replays every boot to fill the cache, and every one again to see what is missing.
-fn fill(args: &Args, boots: &[Trace]) -> anyhow::Result<Vec<BootReport>> {
-    let requests: usize = boots.iter().map(|boot| boot.requests.len()).sum();
-    let progress = Progress::of_steps("warming", "requests", 2 * requests as u64);
-    let replay_all = |fill| {
-        let boots = args.traces.iter().zip(boots);
-        let outcomes = boots.map(|(path, boot)| {
-            let outcome = boot::replay(&args.cache, args.base_version.as_deref(), boot, fill, &progress);
-            outcome.with_context(|| format!("cannot replay {}", path.display()))
-        });
-        outcomes.collect::<anyhow::Result<Vec<_>>>()
-    };
-    let filled = replay_all(true)?;
-    let again = replay_all(false)?;
-    let outcomes = args.traces.iter().zip(filled.into_iter().zip(again));
-    Ok(outcomes.map(|(path, (filled, again))| BootReport::new(path, &filled, &again)).collect())
-}
-
-fn describe_cache(args: &Args) -> anyhow::Result<vmicache_format::cache::Description> {
-    let name = args.cache.display().to_string();
-    let storage = HostFile::open(&args.cache, Access::Inspect).with_context(|| name.clone())?;
-    let runtime = LocalRuntime::new();
-    Ok(runtime.block_on(describe(storage, &name, runtime.clone()))?)
 }

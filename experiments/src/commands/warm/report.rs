@@ -2,12 +2,12 @@
 
 use super::Args;
 use super::boot::Outcome;
+use super::filling::Warmed;
 use crate::recording;
 use crate::terminal::Table;
 use crate::units::{cluster, mb};
 use serde::Serialize;
 use std::path::Path;
-use vmicache_format::cache::Description;
 
 /// What one boot did; sizes are in bytes.
 #[derive(Serialize)]
@@ -59,7 +59,11 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(args: &Args, made: bool, traces: Vec<BootReport>, cache: Description) -> Report {
+    pub fn new(args: &Args, made: bool, warmed: &Warmed) -> Report {
+        let outcomes = args.traces.iter().zip(warmed.filled.iter().zip(&warmed.again));
+        let traces: Vec<BootReport> =
+            outcomes.map(|(path, (filled, again))| BootReport::new(path, filled, again)).collect();
+        let cache = &warmed.cache;
         Report {
             cache: args.cache.display().to_string(),
             base: args.base.display().to_string(),

@@ -1,6 +1,7 @@
 //! Files of the host and memory in one chain.
 
 use std::io;
+use std::ops::Range;
 use vmicache_format::storage::{DataKind, HostFile, Memory, MetadataKind, Storage};
 
 /// A byte store of either kind; all layers of a disk have storages of one type.
@@ -43,6 +44,10 @@ impl Storage for Store {
 
     async fn flush(&self) -> io::Result<()> {
         ask!(self, flush())
+    }
+
+    async fn hole(&self, range: &Range<u64>) -> io::Result<(bool, u64)> {
+        ask!(self, hole(range))
     }
 
     async fn len(&self) -> io::Result<u64> {

@@ -17,8 +17,10 @@ const CLUSTER_SIZE: u64 = 512;
 
 /// The base image.
 pub struct Base {
-    path: PathBuf,
-    format: Format,
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Format,
     /// Bytes of its disk.
     pub size: u64,
     identity: BaseIdentity,

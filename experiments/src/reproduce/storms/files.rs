@@ -33,7 +33,7 @@ const QUICK_REPLICATIONS: i64 = 3;
 /// The names of the files whose runs an experiment shows; those of plain overlays serve several.
 pub fn names(experiment: Experiment) -> &'static [&'static str] {
     match experiment {
-        Experiment::T1 | Experiment::T2 | Experiment::F4 => &[],
+        Experiment::T1 | Experiment::T2 | Experiment::F4 | Experiment::V1 => &[],
         Experiment::F1 => &["F1", "F1-past-page-cache"],
         Experiment::F2 => &["F2"],
         Experiment::F3 => &["F3-plain", "F3-beside", "F3-in-path"],
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn every_file_belongs_to_an_experiment() {
         assert_eq!(needed(&Experiment::ALL).len(), FILES.len());
-        assert!(needed(&[Experiment::T1, Experiment::T2, Experiment::F4]).is_empty());
+        assert!(needed(&[Experiment::T1, Experiment::T2, Experiment::F4, Experiment::V1]).is_empty());
         let names: Vec<&str> = needed(&[Experiment::F7]).iter().map(|file| file.name).collect();
         assert_eq!(names, ["F2", "F7"]);
     }

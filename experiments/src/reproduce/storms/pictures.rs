@@ -47,7 +47,7 @@ pub fn figure(storms: &Storms, experiment: Experiment, guest: &str) -> Option<Bo
             let cached = ("warm caches in the storage node's memory", "F7", Some(State::Warm), LOOKS[3]);
             panels(storms, title, guest, IMAGES, &[plain("F2"), cached], &cpu)
         }
-        Experiment::T1 | Experiment::T2 | Experiment::F4 => return None,
+        Experiment::T1 | Experiment::T2 | Experiment::F4 | Experiment::V1 => return None,
     })
 }
 

@@ -155,7 +155,7 @@ fn texts(experiment: Experiment) -> Option<(&'static str, &'static str)> {
             "Mean boot time of the virtual machines of a storm, which boot from so many distinct base images. The \
              vertical axes differ.",
         ),
-        Experiment::T1 | Experiment::T2 | Experiment::F4 => return None,
+        Experiment::T1 | Experiment::T2 | Experiment::F4 | Experiment::V1 => return None,
     })
 }
 
