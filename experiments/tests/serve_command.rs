@@ -75,12 +75,14 @@ fn a_second_server_reads_the_cache_that_the_first_one_fills() {
     let filler = Serving::start(folder.path(), &["cache.qcow2"]);
     let reader = Serving::start(folder.path(), &["cache.qcow2", "--socket", "second"]);
     assert!(reader.greeting.contains("only read"), "{}", reader.greeting);
-    for server in [&filler, &reader, &filler] {
+    let keeps_nothing = Serving::start(folder.path(), &["cache.qcow2", "--socket", "third", "--no-fill"]);
+    for server in [&filler, &reader, &keeps_nothing, &filler] {
         run(folder.path(), "nbdcopy", &[&server.uri, "copy.raw"]);
         let copy = fs::read(folder.path().join("copy.raw")).unwrap();
         assert!(copy == fs::read(folder.path().join("base.raw")).unwrap());
     }
     reader.stop();
+    keeps_nothing.stop();
     filler.stop();
     run(folder.path(), "qemu-img", &["check", "cache.qcow2"]);
 }

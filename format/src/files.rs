@@ -52,7 +52,8 @@ pub struct ChainOptions {
     pub writable: bool,
     /// Cache images are opened to be filled; otherwise they are only read.
     pub fill: bool,
-    /// A cache that is to be filled, and that others fill or use already, is read beside them instead.
+    /// A cache that others of ours fill is read beside them, also if it was to be filled; so is one that was to be
+    /// filled and that others read.
     pub share: bool,
     /// Whether reads wait for the copies that caches keep.
     pub filling: Filling,
@@ -194,22 +195,18 @@ async fn open_layer<S: Storage>(
 /// Opens the file of an image, and says what it could be opened for.
 fn open_file(path: &Path, mode: Mode, share: bool) -> io::Result<(HostFile, Mode)> {
     let is_used = |error: &io::Error| error.kind() == io::ErrorKind::WouldBlock;
+    let read = || match HostFile::open(path, Access::Read) {
+        Err(error) if share && is_used(&error) => HostFile::open(path, Access::Beside),
+        read => read,
+    };
     match mode {
-        Mode::Read => HostFile::open(path, Access::Read),
-        Mode::Write => HostFile::open(path, Access::Write),
+        Mode::Read => read().map(|file| (file, mode)),
+        Mode::Write => HostFile::open(path, Access::Write).map(|file| (file, mode)),
         Mode::Fill => match HostFile::open(path, Access::Fill) {
-            Err(error) if share && is_used(&error) => {
-                let read = HostFile::open(path, Access::Read);
-                let read = match read {
-                    Err(error) if is_used(&error) => HostFile::open(path, Access::Beside),
-                    read => read,
-                };
-                return Ok((read?, Mode::Read));
-            }
-            filling => filling,
+            Err(error) if share && is_used(&error) => read().map(|file| (file, Mode::Read)),
+            filling => filling.map(|file| (file, mode)),
         },
     }
-    .map(|file| (file, mode))
 }
 
 /// Refuses a cache whose base is not the one that it was made for.
