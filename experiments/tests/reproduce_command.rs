@@ -282,12 +282,20 @@ fn guests_that_are_not_described_right_are_refused() {
         (description("b", 4096, ""), "boots is empty"),
         (description("b", 4096, "\"a.csv\", \"a.csv\""), "boots has a twice"),
         (description("b", 4096, "\"missing.csv\""), "cannot read"),
+        (
+            description("b", 4096, "\"a.csv\"") + "learn_from_delay_ms = 20",
+            "no slowed boot has the storage delay",
+        ),
+        (description("b", 4096, "\"a.csv\"") + "learn_from_delay_ms = -1", "a delay of -1 ms"),
+        (description("b", 4096, "\"odd.csv\""), "odd.csv: storage-delay-ms is \"much\""),
         (right.clone(), "two guests have the name \"a\""),
     ] {
         let (data, place) = (tempdir().unwrap(), tempdir().unwrap());
         fs::write(data.path().join("a.toml"), &right).unwrap();
         fs::write(data.path().join("b.toml"), other).unwrap();
         fs::write(data.path().join("a.csv"), "start_us,end_us,op,offset,length\n0,1,read,0,512\n").unwrap();
+        let odd = "# storage-delay-ms: much\nstart_us,end_us,op,offset,length\n0,1,read,0,512\n";
+        fs::write(data.path().join("odd.csv"), odd).unwrap();
         let out = place.path().join("out");
         let arguments = ["--data", data.path().to_str().unwrap(), "--out", out.to_str().unwrap()];
         let message = stderr_of_failure(&mut vmicache(&arguments));

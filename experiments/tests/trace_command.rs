@@ -152,6 +152,38 @@ fn replay_counts_what_the_base_serves() {
 }
 
 #[test]
+fn holes_of_a_given_base_cost_a_replayed_boot_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let boot = trace(&folder, "0,1,read,0,131072\n2,3,read,1048576,4096\n");
+    let base = folder.path().join("base.raw");
+    fs::write(&base, [7; 65_536]).unwrap();
+    fs::File::options().write(true).open(&base).unwrap().set_len(2 << 20).unwrap();
+    let replay = |layout: &str, more: &[&str]| {
+        json(vmicache().args(["trace", "replay", "--layout", layout]).args(more).arg(&boot))
+    };
+    let base = base.to_str().unwrap();
+    for layout in ["plain", "cold"] {
+        let over = replay(layout, &["--base", base]);
+        assert_eq!(
+            (&over["base_bytes_read"], &over["disk_size"]),
+            (&65_536.into(), &(2 << 20).into()),
+            "{layout}"
+        );
+        assert_eq!(replay(layout, &[])["base_bytes_read"], 131_072 + 4096, "{layout}");
+    }
+    assert_eq!(replay("cold", &["--base", base])["cache_data_bytes"], 65_536);
+    let both = failure(
+        vmicache()
+            .args(["trace", "replay", "--layout", "cold", "--base", base, "--disk-size", "2M"])
+            .arg(&boot),
+    );
+    assert!(both.contains("--disk-size") && both.contains("--base"), "{both}");
+    let small = trace(&folder, "0,1,read,2097152,512\n");
+    let beyond = failure(vmicache().args(["trace", "replay", "--layout", "cold", "--base", base]).arg(small));
+    assert!(beyond.contains("beyond the disk of 2097152 bytes"), "{beyond}");
+}
+
+#[test]
 fn replay_refuses_what_makes_no_sense() {
     let replay = |options: &[&str]| failure(vmicache().args(["trace", "replay"]).args(options).arg(boot(1)));
     let fill = boot(2);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// So many extents of an image that nobody writes are remembered at most.
+/// So many extents are remembered at most.
 const MOST_EXTENTS: usize = 1 << 16;
 
 /// A raw image that is open. Its length never changes.
@@ -17,8 +17,8 @@ pub struct RawImage<S> {
     blame: Blame,
     size: u64,
     writable: bool,
-    /// Of an image that nobody writes: the end of an extent by its start, and whether it is a hole. Asking the host
-    /// for them costs a request over a network.
+    /// The end of an extent by its start, and whether it is a hole, which it stays only where nobody writes. Asking the
+    /// host costs a request over a network, or a search through the whole of a file in memory.
     extents: RefCell<BTreeMap<u64, (u64, bool)>>,
 }
 
@@ -60,23 +60,26 @@ impl<S: Storage> RawImage<S> {
 
     /// Whether the bytes at the start of a range are a hole, and where that ends.
     pub(crate) async fn hole(&self, range: &Range<u64>) -> Result<(bool, u64)> {
-        if !self.keeps_its_holes() {
-            return self.look_for_hole(range).await;
-        }
         let known = self.extents.borrow().range(..=range.start).next_back().map(|(_, extent)| *extent);
         let (end, is_hole) = match known.filter(|(end, _)| *end > range.start) {
             Some(extent) => extent,
             None => {
                 let (is_hole, end) = self.look_for_hole(&(range.start..self.size)).await?;
-                let mut extents = self.extents.borrow_mut();
-                if extents.len() == MOST_EXTENTS {
-                    extents.clear();
+                if !is_hole || self.keeps_its_holes() {
+                    self.remember(range.start, (end, is_hole));
                 }
-                extents.insert(range.start, (end, is_hole));
                 (end, is_hole)
             }
         };
         Ok((is_hole, end.min(range.end)))
+    }
+
+    fn remember(&self, start: u64, extent: (u64, bool)) {
+        let mut extents = self.extents.borrow_mut();
+        if extents.len() == MOST_EXTENTS {
+            extents.clear();
+        }
+        extents.insert(start, extent);
     }
 
     async fn look_for_hole(&self, range: &Range<u64>) -> Result<(bool, u64)> {

@@ -7,6 +7,8 @@ use crate::disk::Disk;
 use crate::runtime::{Event, LocalRuntime, Runtime, let_others_go_on};
 use crate::storage::Storage;
 use bytes::Bytes;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::SndBuf;
 use std::cell::{Cell, RefCell};
 use std::fs::Permissions;
 use std::io;
@@ -112,10 +114,15 @@ impl Listener {
                 Stream::Tcp(stream)
             }
         };
+        // Without room for some answers, every one of them would wait for the client. The host may give less.
+        let _ = setsockopt(&stream, SndBuf, &SEND_BUFFER);
         stream.set_nonblocking()?;
         Ok(stream)
     }
 }
+
+/// Bytes of answers that the host takes from us before a client has.
+const SEND_BUFFER: usize = 1 << 20;
 
 /// After an error that passes by itself, such as too many open files, accepting pauses this long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
