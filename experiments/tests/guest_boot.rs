@@ -2,7 +2,7 @@
 
 mod servers;
 
-use servers::guests::{boot, boots, build_tiny};
+use servers::guests::{boot, boots, build_tiny, test_scripts};
 use servers::{Serving, run, vmicache};
 use std::path::Path;
 use std::thread;
@@ -78,4 +78,9 @@ fn a_guest_boots_after_the_server_was_killed_in_the_middle_of_its_boot() {
     server.stop();
     run(folder, "qemu-img", &["check", "cache.qcow2"]);
     vmicache(folder, &["cache", "verify", "cache.qcow2"]);
+}
+
+#[test]
+fn the_scripts_that_build_and_boot_guests_pass_their_own_test() {
+    test_scripts(tempfile::tempdir().unwrap().path());
 }

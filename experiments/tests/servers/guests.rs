@@ -13,6 +13,11 @@ pub fn build_tiny(folder: &Path, image: &str) {
     run(folder, scripts().join("build").to_str().unwrap(), &["tiny", image]);
 }
 
+/// Runs the test of the scripts.
+pub fn test_scripts(folder: &Path) {
+    run(folder, scripts().join("test").to_str().unwrap(), &[]);
+}
+
 /// Boots a disk until the guest says that it is up; fails if it does not.
 pub fn boot(folder: &Path, disk: &str) {
     let output = Command::new(scripts().join("boot")).arg(disk).current_dir(folder).output().unwrap();
