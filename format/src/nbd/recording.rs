@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// Bytes of a request in the file that collects them.
 const ENTRY: usize = 33;
 
+/// Bytes that are written to it at a time: few enough to stay in the processor's nearest cache, beside what serving takes.
+const BUFFER: usize = 8 << 10;
+
 /// Collects the requests of one guest. They wait in a nameless file, so that a long recording takes no memory;
 /// it goes with the process.
 #[derive(Debug)]
@@ -26,7 +29,7 @@ impl Recorder {
     /// # Errors
     /// If no file can be made there.
     pub fn new(folder: &Path) -> io::Result<Self> {
-        let file = BufWriter::with_capacity(64 << 10, tempfile::tempfile_in(folder)?);
+        let file = BufWriter::with_capacity(BUFFER, tempfile::tempfile_in(folder)?);
         Ok(Recorder { file, begin: None, requests: 0, failed: None })
     }
 
@@ -46,12 +49,13 @@ impl Recorder {
         self.requests += 1;
         // The first to be answered need not have been the first to be issued: times count from an origin before.
         let begin = *self.begin.get_or_insert_with(|| start.checked_sub(HEAD_START).unwrap_or(start));
-        let since = |at: Instant| at.saturating_duration_since(begin).as_nanos() as u64;
+        let since = |at: Instant| nanoseconds(at.saturating_duration_since(begin));
         let mut entry = [0; ENTRY];
-        let numbers = [since(start), since(end), offset, length];
-        for (place, number) in entry.chunks_exact_mut(8).zip(numbers) {
-            place.copy_from_slice(&number.to_le_bytes());
-        }
+        let (numbers, _) = entry.as_chunks_mut::<8>();
+        numbers[0] = since(start).to_le_bytes();
+        numbers[1] = since(end).to_le_bytes();
+        numbers[2] = offset.to_le_bytes();
+        numbers[3] = length.to_le_bytes();
         entry[ENTRY - 1] = op as u8;
         if let Err(error) = self.file.write_all(&entry) {
             self.failed = Some(error);
@@ -90,6 +94,11 @@ impl Recorder {
         }
         Ok(Trace { requests })
     }
+}
+
+/// For five centuries; 128 bits, as the standard library takes, cost more.
+fn nanoseconds(duration: Duration) -> u64 {
+    duration.as_secs() * 1_000_000_000 + u64::from(duration.subsec_nanos())
 }
 
 /// No request is in flight for as long as this.
