@@ -20,8 +20,8 @@
 //! is free only once nothing does.
 
 use super::freeing::Freed;
-use super::geometry::OFFSET_MASK;
-use super::header::extension;
+use super::geometry::{COMPRESSED, OFFSET_MASK};
+use super::header::{Header, extension};
 use super::image::{Image, Mode};
 use super::slices::Entry;
 use crate::cache::CacheExtension;
@@ -195,7 +195,10 @@ impl<S: Storage> Image<S> {
             batch.refcounts.push((offset + within, bytes));
             batch.refcount_keys.push(key);
         }
-        for (key, bytes) in state.l2.take_dirty() {
+        for (key, mut bytes) in state.l2.take_dirty() {
+            if geometry.has_subclusters() && !state.data_file {
+                hide_unwritten(&mut bytes, self.file_len.get());
+            }
             let (table, within) = geometry.slice_position(key);
             let offset = state.l1.get(table).copied().unwrap_or(0) & OFFSET_MASK;
             batch.l2.push((offset + within, bytes));
@@ -276,6 +279,19 @@ impl<S: Storage> Image<S> {
 
     pub(super) async fn barrier(&self) -> Result<()> {
         self.storage.flush().await.map_err(self.blame.io("flushing", 0))
+    }
+}
+
+/// Takes host clusters out of a slice of extended L2 entries that lie beyond the end of the file: they are there for
+/// subclusters whose data is on its way, and with that the entry will be published again.
+fn hide_unwritten(slice: &mut [u8], file_len: u64) {
+    let (entries, _) = slice.as_chunks_mut::<16>();
+    for entry in entries {
+        let (word, allocated) = (u128::from_be_bytes(*entry) >> 64, u128::from_be_bytes(*entry) as u32);
+        let word = word as u64;
+        if allocated == 0 && word & COMPRESSED == 0 && word & OFFSET_MASK >= file_len {
+            entry[..8].fill(0);
+        }
     }
 }
 
