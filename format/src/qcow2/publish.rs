@@ -142,9 +142,7 @@ impl<S: Storage> Image<S> {
             let in_use = self.bytes_in_use();
             if let Some(cache) = header.cache().filter(|cache| cache.in_use != in_use) {
                 header.set_extension(extension::CACHE, CacheExtension { in_use, ..cache }.to_bytes());
-                self.write_header(&header).await?;
-                self.barrier().await?;
-                *self.header.borrow_mut() = header;
+                self.switch_header(header).await?;
             }
         }
         Ok(())
@@ -168,7 +166,10 @@ impl<S: Storage> Image<S> {
 
     /// Publishes what is pending. Only in a turn.
     pub(super) async fn publish_pending(&self, durable: bool) -> Result<()> {
-        self.flush_data_file().await?;
+        if self.header_in_doubt.get() {
+            // The storage may hold one that points at other tables: what is published would be missing there.
+            self.switch_header(self.header()).await?;
+        }
         let mut batch = self.take_batch();
         let written = self.write_batch(&batch, durable).await;
         let freed = if written.is_ok() { std::mem::take(&mut batch.freed) } else { vec![] };
@@ -177,6 +178,16 @@ impl<S: Storage> Image<S> {
             self.free_unused(freed).await;
         }
         written
+    }
+
+    /// Makes another header durable. Only in a turn.
+    pub(super) async fn switch_header(&self, header: Header) -> Result<()> {
+        self.header_in_doubt.set(true);
+        self.write_header(&header).await?;
+        self.barrier().await?;
+        *self.header.borrow_mut() = header;
+        self.header_in_doubt.set(false);
+        Ok(())
     }
 
     fn take_batch(&self) -> Batch {
@@ -213,6 +224,7 @@ impl<S: Storage> Image<S> {
     }
 
     async fn write_batch(&self, batch: &Batch, durable: bool) -> Result<()> {
+        self.flush_data_file().await?;
         self.write_all(MetadataKind::RefcountBlock, &batch.refcounts).await?;
         if !batch.refcount_table.is_empty() {
             self.barrier().await?;
@@ -249,7 +261,8 @@ impl<S: Storage> Image<S> {
         }
     }
 
-    /// Makes the data in an external data file durable, before any table says that it is there.
+    /// Makes the data in an external data file durable, before any table says that it is there: that of a batch was
+    /// written before the batch was taken.
     async fn flush_data_file(&self) -> Result<()> {
         match &self.data_file {
             Some(file) => file.flush().await.map_err(self.blame.io("flushing the external data file", 0)),
