@@ -2,8 +2,13 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod blocks;
+pub mod guest;
 pub mod images;
+pub mod kinds;
 pub mod qemu;
+pub mod recorded;
+pub mod reference;
 pub mod sparse;
 pub mod storages;
 
