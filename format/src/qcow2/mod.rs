@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`header`] | the header, its extensions, the backing file's name |
 //! | `description` | what a header says, in names |
+//! | [`check`] | check and repair |
 //! | `create` | new images |
 //! | `image` | an open image |
 //! | `features` | which images can be opened for what |
@@ -20,6 +21,7 @@
 //! | `extents` | what an image holds itself, in the order of its disk |
 
 mod allocation;
+pub mod check;
 mod create;
 mod description;
 mod extents;
@@ -31,7 +33,6 @@ mod loading;
 mod operations;
 mod publish;
 mod reached;
-#[expect(dead_code, reason = "the check and the allocator are about to use it")]
 mod refcount_width;
 mod slices;
 mod state;
