@@ -2,8 +2,10 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod damage;
 pub mod images;
 pub mod qemu;
+pub mod samples;
 pub mod sparse;
 pub mod storages;
 

@@ -78,3 +78,47 @@ pub fn content(folder: &Path, image: &str) -> Vec<u8> {
     img(folder, &["convert", "-f", "qcow2", "-O", "raw", image, "content.raw"]);
     std::fs::read(folder.join("content.raw")).expect("qemu-img wrote it")
 }
+
+/// Runs a tool in `folder`, whatever it says.
+pub fn output(tool: &str, folder: &Path, arguments: &[&str]) -> Output {
+    run(tool, folder, arguments)
+}
+
+/// What `qemu-img check` says of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// 0 clean, 1 not checked, 2 errors, 3 leaks only.
+    pub code: i32,
+    /// The JSON, and what is said beside it.
+    pub json: String,
+    pub messages: String,
+}
+
+impl Checked {
+    /// A number of the JSON; what is left out is 0.
+    pub fn number(&self, key: &str) -> u64 {
+        let Some((_, rest)) = self.json.split_once(&format!("\"{key}\": ")) else { return 0 };
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap_or(0)
+    }
+}
+
+/// Runs `qemu-img check` with further options.
+pub fn checked(folder: &Path, options: &[&str], image: &str) -> Checked {
+    let mut arguments = vec!["check", "-f", "qcow2", "--output", "json"];
+    arguments.extend(options);
+    arguments.push(image);
+    let output = run("qemu-img", folder, &arguments);
+    Checked {
+        code: output.status.code().unwrap_or(-1),
+        json: String::from_utf8_lossy(&output.stdout).into_owned(),
+        messages: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The bytes of the disk that QEMU sees, if it can read all of it.
+pub fn readable_content(folder: &Path, image: &str) -> Option<Vec<u8>> {
+    let arguments = ["convert", "-f", "qcow2", "-O", "raw", image, "content.raw"];
+    let output = run("qemu-img", folder, &arguments);
+    output.status.success().then(|| std::fs::read(folder.join("content.raw")).expect("qemu-img wrote it"))
+}

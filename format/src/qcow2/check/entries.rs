@@ -203,6 +203,7 @@ impl<S: Storage> Examination<'_, S> {
         if inside < run.length {
             let outside = Run { index: run.index + inside, length: run.length - inside, ..*run };
             let len = layout.file_len;
+            self.dangles(offset + inside * cluster, outside.length * cluster);
             self.wrong(&outside, table.times, || {
                 format!("data at {:#x}, but the file ends at {len:#x}", offset + inside * cluster)
             });
@@ -251,6 +252,7 @@ impl<S: Storage> Examination<'_, S> {
             Some(clusters) => self.references.add(clusters, table.times, false),
             None => {
                 let len = self.layout.file_len;
+                self.dangles(place.offset, place.bytes);
                 self.wrong(&run, table.times, || {
                     format!(
                         "{} compressed bytes at {:#x}, but the file ends at {len:#x}",

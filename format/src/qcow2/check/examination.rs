@@ -7,13 +7,14 @@ use super::report::{Finding, FindingKind, Report};
 use crate::error::{Blame, Result};
 use crate::qcow2::header::Header;
 use crate::storage::{MetadataKind, Storage};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// What is asked for in one request at most.
 pub(super) const REQUEST: u64 = 1 << 20;
-/// Requests from here on are first asked whether they are holes.
+/// Where what was read last was zeroes, requests of so many bytes are first asked whether they are holes.
 const WORTH_A_LOOK: u64 = 64 << 10;
 
 /// An image as one look at it found it.
@@ -26,14 +27,20 @@ pub(super) struct Examination<'a, S> {
     pub report: Report,
     max_findings: usize,
     memory_limit: u64,
+    /// What was read last was zeroes alone.
+    read_zeroes: Cell<bool>,
     /// The refcount table as it stands.
     pub refcount_table: Vec<u64>,
     /// Refcount blocks whose counts differ from the references, by their index in the table.
     pub wrong_blocks: BTreeSet<u64>,
     /// Refcount blocks that cannot be used; their clusters count as free.
     pub bad_blocks: BTreeSet<u64>,
+    /// The refcount table cannot stay where it is: it is not in the file, or something else uses its clusters.
+    pub table_must_move: bool,
     /// Every L2 table that could be read, in the order of the file.
     pub l2_tables: Vec<TableUse>,
+    /// Clusters beyond the file that something points at; whatever comes to lie there would be read through it.
+    pub dangling: Vec<Range<u64>>,
     /// Something points at tables that could not be followed: what seems leaked may belong to them.
     pub is_incomplete: bool,
     /// Flags of entries that contradict the refcounts; they are among the errors.
@@ -61,10 +68,13 @@ impl<'a, S: Storage> Examination<'a, S> {
             report: Report::default(),
             max_findings,
             memory_limit,
+            read_zeroes: Cell::new(false),
             refcount_table: vec![],
             wrong_blocks: BTreeSet::new(),
             bad_blocks: BTreeSet::new(),
+            table_must_move: false,
             l2_tables: vec![],
+            dangling: vec![],
             is_incomplete: false,
             wrong_flags: 0,
             wrong_entries: 0,
@@ -128,6 +138,16 @@ impl<'a, S: Storage> Examination<'a, S> {
         Some(offset >> self.layout.cluster_bits..end.div_ceil(self.layout.cluster_size()))
     }
 
+    /// Remembers that something points at bytes beyond the file.
+    pub fn dangles(&mut self, offset: u64, bytes: u64) {
+        let bits = self.layout.cluster_bits;
+        let run = offset >> bits..(offset.saturating_add(bytes).saturating_sub(1) >> bits) + 1;
+        match self.dangling.last_mut() {
+            Some(last) if last.end == run.start => last.end = run.end,
+            _ => self.dangling.push(run),
+        }
+    }
+
     /// Counts the use of a range by a structure; says whether it lies in the file.
     pub fn use_metadata(&mut self, structure: &'static str, offset: u64, bytes: u64, times: u64) -> bool {
         if bytes == 0 {
@@ -140,6 +160,7 @@ impl<'a, S: Storage> Examination<'a, S> {
             }
             None => {
                 let len = self.layout.file_len;
+                self.dangles(offset, bytes);
                 self.corruption(times, structure, offset, None, || {
                     format!("{bytes} bytes at offset {offset:#x} are used, but the file ends at {len:#x}")
                 });
@@ -148,9 +169,10 @@ impl<'a, S: Storage> Examination<'a, S> {
         }
     }
 
-    /// Reads metadata; a large hole of the file costs no reading, and is `None`.
+    /// Reads metadata; `None` for zeroes. A hostile file may claim tables without end in its holes: these cost no
+    /// reading, while files without holes are not searched for any, which takes longer than to read the tables.
     pub async fn read(&self, kind: MetadataKind, offset: u64, bytes: u64) -> Result<Option<Vec<u8>>> {
-        if bytes >= WORTH_A_LOOK {
+        if bytes >= WORTH_A_LOOK && self.read_zeroes.get() {
             let range = offset..offset + bytes;
             let hole = self.storage.hole(&range).await;
             if hole.map_err(self.blame.io("looking for holes", offset))? == (true, range.end) {
@@ -158,12 +180,15 @@ impl<'a, S: Storage> Examination<'a, S> {
             }
         }
         let read = self.storage.read_metadata(kind, offset, bytes).await;
-        Ok(Some(read.map_err(self.blame.io("reading metadata", offset))?))
+        let read = read.map_err(self.blame.io("reading metadata", offset))?;
+        self.read_zeroes.set(read.iter().all(|byte| *byte == 0));
+        Ok(Some(read).filter(|_| !self.read_zeroes.get()))
     }
 
     /// Refuses to go on once the counts take too much memory.
     pub fn check_memory(&self) -> Result<()> {
-        if self.references.memory() <= self.memory_limit {
+        let dangling = self.dangling.capacity() * size_of::<Range<u64>>();
+        if self.references.memory() + dangling as u64 <= self.memory_limit {
             return Ok(());
         }
         let problem = format!(

@@ -118,6 +118,9 @@ impl<S: Storage> Examination<'_, S> {
             return Some(TableUse { offset, l1_index, active: piece.active, times: piece.times });
         };
         self.is_incomplete = true;
+        if offset != 0 {
+            self.dangles(offset, self.layout.cluster_size());
+        }
         self.corruption(piece.times, L1, at, guest, || format!("the entry {entry:#018x} {problem}"));
         None
     }

@@ -33,6 +33,14 @@ impl<S: Storage> Examination<'_, S> {
     /// Writes new refcount structures with right counts. Afterwards, this look at the image is out of date.
     pub(super) async fn rebuild_refcounts(&mut self) -> Result<()> {
         let old = self.give_up_old_structures();
+        self.dangling.sort_unstable_by_key(|run| run.start);
+        self.dangling.dedup_by(|later, kept| {
+            let joins = later.start <= kept.end;
+            if joins {
+                kept.end = kept.end.max(later.end);
+            }
+            joins
+        });
         let Some(plan) = self.plan(&old) else {
             let offset = self.header.refcount_table_offset;
             self.note(FindingKind::Note, "refcount table", offset, None, || {
@@ -75,12 +83,8 @@ impl<S: Storage> Examination<'_, S> {
     fn give_up_old_structures(&mut self) -> FxHashSet<u64> {
         let layout = self.layout;
         let bytes = u64::from(self.header.refcount_table_clusters) << layout.cluster_bits;
-        let mut old: Vec<u64> = vec![];
-        if !self.refcount_table.is_empty()
-            && let Some(clusters) = self.clusters(self.header.refcount_table_offset, bytes)
-        {
-            old.extend(clusters);
-        }
+        let table = self.clusters(self.header.refcount_table_offset, bytes);
+        let mut old: Vec<u64> = table.into_iter().flatten().collect();
         let blocks = self.refcount_table.iter().filter(|entry| **entry != 0 && self.is_followed(**entry));
         old.extend(blocks.map(|entry| entry >> layout.cluster_bits));
         old.iter().for_each(|cluster| self.references.remove(*cluster));
@@ -89,7 +93,11 @@ impl<S: Storage> Examination<'_, S> {
 
     fn is_used(&self, cluster: u64) -> bool {
         let tally = self.references.tally(cluster);
-        tally.references > 0 || (self.is_incomplete && tally.refcount > 0)
+        let before = self.dangling.partition_point(|run| run.start <= cluster);
+        let dangles = before.checked_sub(1).and_then(|last| self.dangling.get(last));
+        tally.references > 0
+            || (self.is_incomplete && tally.refcount > 0)
+            || dangles.is_some_and(|run| cluster < run.end)
     }
 
     fn plan(&self, old: &FxHashSet<u64>) -> Option<Plan> {

@@ -17,8 +17,7 @@ impl<S: Storage> Examination<'_, S> {
         let offset = self.header.refcount_table_offset;
         let bytes = u64::from(self.header.refcount_table_clusters) << layout.cluster_bits;
         if !self.use_metadata(TABLE, offset, bytes, 1) {
-            // Nothing is counted then: the structures are built anew.
-            self.bad_blocks.insert(0);
+            self.table_must_move = true;
             return Ok(());
         }
         let table = self.read(MetadataKind::RefcountTable, offset, bytes).await?.unwrap_or_default();
@@ -150,7 +149,10 @@ impl<S: Storage> Examination<'_, S> {
     fn check_overlaps(&mut self) {
         let mut overlaps: Vec<u64> = self.references.overlaps.iter().copied().collect();
         overlaps.sort_unstable();
+        let table = self.header.refcount_table_offset >> self.layout.cluster_bits;
         for cluster in overlaps {
+            let of_table = cluster.checked_sub(table);
+            self.table_must_move |= of_table.is_some_and(|c| c < self.header.refcount_table_clusters.into());
             let tally = self.references.tally(cluster);
             let is_new = tally.references == tally.refcount;
             let kind = if is_new { FindingKind::Corruption } else { FindingKind::Note };

@@ -36,11 +36,17 @@ impl<S: Storage> Examination<'_, S> {
         self.storage.flush().await.map_err(self.blame.io("flushing a repair", 0))
     }
 
+    /// Refcounts differ from the references, or their structures cannot stay as they are.
+    pub(super) fn has_wrong_refcounts(&self) -> bool {
+        self.table_must_move || !self.wrong_blocks.is_empty() || !self.bad_blocks.is_empty()
+    }
+
     /// Brings the refcounts as close to the references as `repair` allows.
     pub(super) async fn repair_refcounts(&mut self, repair: Repair) -> Result<()> {
         let is_missing =
             |index: &u64| self.refcount_table.get(*index as usize).is_none_or(|entry| *entry == 0);
-        let needs_new = !self.bad_blocks.is_empty() || self.wrong_blocks.iter().any(is_missing);
+        let is_unusable = self.table_must_move || !self.bad_blocks.is_empty();
+        let needs_new = is_unusable || self.wrong_blocks.iter().any(is_missing);
         if repair == Repair::All && needs_new {
             return self.rebuild_refcounts().await;
         }
