@@ -51,7 +51,7 @@ impl Layout {
 
     /// Refcounts in a block.
     pub fn block_entries(&self) -> u64 {
-        self.width.entries(self.cluster_size())
+        self.cluster_size() * 8 / u64::from(self.width.bits())
     }
 
     pub fn l2_entry_bytes(&self) -> u64 {
