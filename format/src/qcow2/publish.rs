@@ -91,7 +91,8 @@ impl<S: Storage> Image<S> {
     pub(crate) fn publish_when_due(self: &Rc<Self>) {
         let due = {
             let state = self.state.borrow();
-            state.unpublished >= self.options.batch_bytes
+            // What a guest has not flushed, it may lose; a cache is flushed by nobody.
+            (self.mode() == Mode::Fill && state.unpublished >= self.options.batch_bytes)
                 || state.l2.dirty() > state.l2.capacity() / 2
                 || state.freed.len() > MOST_FREED
         };
