@@ -156,15 +156,44 @@ fn create_qcow2(file: &Path, options: &ImageOptions, backing_unsafe: bool) -> an
             None
         }
     };
-    let image = CreateOptions {
-        cluster_size: options.cluster_size.unwrap_or(65_536),
-        version: options.compat.as_ref().map_or(3, |compat| compat.version),
-        backing: backing.as_ref().map(|backing| (backing.name.clone(), backing.format.to_string())),
-        cache,
-        ..CreateOptions::new(size.next_multiple_of(512))
-    };
+    let image = CreateOptions { cache, ..describe(options, size, backing.as_ref()) };
     LocalRuntime::new().block_on(create_image(file, &image))?;
     Ok(report(file, size, options, &image))
+}
+
+/// What a new qcow2 image is to be that is no cache image.
+fn describe(options: &ImageOptions, size: u64, backing: Option<&Backing>) -> CreateOptions {
+    CreateOptions {
+        cluster_size: options.cluster_size.unwrap_or(65_536),
+        version: options.compat.as_ref().map_or(3, |compat| compat.version),
+        backing: backing.map(|backing| (backing.name.clone(), backing.format.to_string())),
+        ..CreateOptions::new(size.next_multiple_of(512))
+    }
+}
+
+/// What the target of a conversion is to be: a qcow2 image of `size` bytes at `file`, with this backing file if there
+/// is one.
+///
+/// # Errors
+/// If the options contradict the arguments, or the backing file cannot be used.
+pub fn conversion_options(
+    file: &Path,
+    mut options: ImageOptions,
+    size: u64,
+    backing: Option<String>,
+    backing_format: Option<Format>,
+) -> anyhow::Result<CreateOptions> {
+    options.backing_file = once("backing file", options.backing_file, backing)?;
+    options.backing_fmt = once("format of the backing file", options.backing_fmt, backing_format)?;
+    ensure!(
+        options.backing_file.is_none() || options.backing_fmt.is_some(),
+        "Use of backing file requires explicit backing format"
+    );
+    let backing = Backing::of(file, &options)?;
+    if let Some(backing) = &backing {
+        backing.inspect(file)?;
+    }
+    Ok(describe(&options, size, backing.as_ref()))
 }
 
 /// The backing file of a new image.

@@ -106,7 +106,7 @@ pub fn parse(lists: &[String], format: Format) -> anyhow::Result<ImageOptions> {
 }
 
 /// The items between single commas, in which doubled commas are single ones.
-fn split(list: &str) -> Vec<String> {
+pub fn split(list: &str) -> Vec<String> {
     let mut items = vec![String::new()];
     let mut characters = list.chars().peekable();
     while let Some(character) = characters.next() {
