@@ -9,7 +9,9 @@ mod describe;
 mod file;
 mod info;
 mod json;
+mod map;
 mod naming;
+mod new_image;
 mod options;
 mod preallocation;
 pub mod program;
@@ -56,6 +58,9 @@ enum Command {
     /// Say whether two disks read alike
     #[command(infer_long_args = true)]
     Compare(compare::Args),
+    /// Show where the bytes of a disk lie
+    #[command(infer_long_args = true)]
+    Map(map::Args),
     /// Make a disk larger or smaller
     #[command(infer_long_args = true)]
     Resize(resize::Args),
@@ -95,6 +100,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Info(args) => info::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Map(args) => map::run(&args),
         Command::Resize(args) => resize::run(&args),
         Command::Amend(args) => unsupported::run("amend", &args),
         Command::Bench(args) => unsupported::run("bench", &args),

@@ -1,13 +1,18 @@
 //! `vmicache img resize`: larger and smaller disks, with qemu-img's arguments.
 
 use super::source::{could_not_open, format_of, inspect_writable, named_file, parse_format, refuse_objects};
-use super::{preallocation::Preallocation, program};
+use super::preallocation::{Allocating, Preallocation, preallocate};
+use super::program;
 use crate::size;
 use anyhow::{Context, anyhow, bail, ensure};
+use std::fs::OpenOptions;
 use std::io::{Write, stderr};
 use std::path::Path;
 use std::process::ExitCode;
-use vmicache_format::files::Format;
+use std::rc::Rc;
+use vmicache_format::disk::Layer;
+use vmicache_format::files::{ChainOptions, Format, open_chain_in};
+use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Access, HostFile, Storage};
 
 /// Shown below the options.
@@ -140,10 +145,10 @@ fn warn_of_guess(name: &str) {
 fn resize_raw(path: &Path, current: u64, size: u64, preallocation: Preallocation) -> anyhow::Result<()> {
     ensure!(preallocation != Preallocation::Metadata, "Unsupported preallocation mode 'metadata'");
     let storage = HostFile::open(path, Access::Write)?;
-    let runtime = vmicache_format::runtime::LocalRuntime::new();
+    let runtime = LocalRuntime::new();
     runtime.block_on(async {
         if size > current && preallocation != Preallocation::Off {
-            let file = std::fs::OpenOptions::new().write(true).open(path)?;
+            let file = OpenOptions::new().write(true).open(path)?;
             preallocation.allocate(&file, current..size)?;
         }
         storage.set_len(size).await?;
@@ -152,7 +157,20 @@ fn resize_raw(path: &Path, current: u64, size: u64, preallocation: Preallocation
     })
 }
 
-fn resize_qcow2(path: &Path, current: u64, size: u64, preallocation: Preallocation) -> anyhow::Result<()> {
-    let _ = (path, current, size, preallocation);
-    bail!("not supported: resizing qcow2 images")
+fn resize_qcow2(path: &Path, current: u64, size: u64, mode: Preallocation) -> anyhow::Result<()> {
+    let runtime = LocalRuntime::new();
+    let options = ChainOptions { writable: true, share: true, ..ChainOptions::default() };
+    let host = OpenOptions::new().write(true).open(path)?;
+    let wrap = |depth, file| Allocating::new(file, (depth == 0).then(|| host.try_clone().ok()).flatten());
+    runtime.block_on(async {
+        let disk = open_chain_in(path, Format::Qcow2, &options, runtime.clone(), wrap).await?;
+        disk.resize(size).await?;
+        if let (true, Some(Layer::Qcow2(image))) = (size > current, disk.layers().first().map(Rc::as_ref)) {
+            // What lies in the last cluster was written when the disk became larger.
+            let from = current.next_multiple_of(image.cluster_size()).min(size);
+            preallocate(&disk, image.storage(), mode, from..size).await?;
+        }
+        disk.close().await?;
+        Ok(())
+    })
 }

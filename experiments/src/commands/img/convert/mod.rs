@@ -1,12 +1,12 @@
 //! `vmicache img convert`: the disk of one image, or of several in a row, in a new image.
 
 mod copy;
+mod input;
 mod stretches;
 mod target;
 
 use super::options::{self, ask_for_help};
-use super::progress::Progress;
-use super::source::{Source, SourceOptions, parse_format};
+use super::source::{Source, SourceOptions};
 use super::{cache_mode, program};
 use crate::size;
 use crate::terminal::print;
@@ -130,13 +130,23 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let runtime = LocalRuntime::new();
     let open = |name: &String| Source::open(name, args.format.as_deref(), &args.source, &runtime);
     let sources = sources.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
-    let target = Target::of(target, format, args, &sources, &runtime)?;
-    let progress = Progress::new(args.progress && !args.quiet);
-    let copy = Copy::new(&sources, &target, sparse, args, threads, progress)?;
-    runtime.block_on(copy.run())?;
-    runtime.block_on(target.disk.close()).with_context(|| format!("error while closing {}", target.name))?;
-    target.publish()?;
+    let plan = Plan { sources: &sources, format, sparse, threads, args };
+    let target = Target::of(target, input::size(&sources), &plan, &runtime)?;
+    runtime.block_on(Copy::new(&plan, &target)?.run())?;
+    target.publish(&runtime)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is to be done.
+struct Plan<'a> {
+    sources: &'a [Source],
+    /// Of the target.
+    format: Format,
+    /// Shorter runs of zeroes are data.
+    sparse: u64,
+    /// That compress.
+    threads: usize,
+    args: &'a Args,
 }
 
 fn parse_target_format(name: &str) -> anyhow::Result<Format> {
@@ -176,8 +186,6 @@ fn check(args: &Args, format: Format) -> anyhow::Result<()> {
     );
     ensure!(args.backing.is_none() || args.files.len() == 2, "Having a backing file for the target makes no sense when concatenating multiple input images");
     ensure!(args.backing.is_none() || !args.no_create, "not supported: -B together with -n");
-    ensure!(!args.compress || !args.salvage, "--salvage and compression cannot be used at once");
-    parse_format(args.backing_format.as_deref())?;
     Ok(())
 }
 
@@ -200,7 +208,7 @@ fn threads(text: Option<&str>) -> anyhow::Result<usize> {
     number.context("Invalid number of coroutines specified. Must be between 1 and 16.")
 }
 
-/// Says on standard error that something could not be read and is taken for zeroes.
-fn warn_of_loss(offset: u64, error: &anyhow::Error) {
-    program::warn(&format!("error while reading offset {offset}: {error:#}"));
+/// Says on standard error what could not be read and is taken for zeroes.
+fn warn_of_loss(error: &anyhow::Error) {
+    program::warn(&format!("{error:#}"));
 }
