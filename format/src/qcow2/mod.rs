@@ -6,6 +6,7 @@
 //! | `description` | what a header says, in names |
 //! | `create` | new images |
 //! | `image` | an open image |
+//! | `feature_names` | the table of the features' names |
 //! | `features` | which images can be opened for what |
 //! | `protection` | damaged images: guests do not write over tables |
 //! | `geometry` | cluster numbers and offsets, bits of table entries |
@@ -33,6 +34,7 @@ mod compression;
 mod create;
 mod description;
 mod extents;
+mod feature_names;
 mod features;
 mod freeing;
 mod geometry;

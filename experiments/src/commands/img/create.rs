@@ -4,16 +4,17 @@ use super::file::{FileFacts, begins_as_qcow2, chain};
 use super::options::{self, ImageOptions};
 use super::new_image::{NewFile, NewImage};
 use super::preallocation::Preallocation;
-use super::source::parse_format;
+use super::source::{parse_format, refuse_objects};
 use crate::output::folder_of;
 use crate::size;
 use crate::terminal::print;
 use anyhow::{Context, anyhow, bail, ensure};
 use std::fmt::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vmicache_format::cache::BaseIdentity;
-use vmicache_format::files::{Format, describe_base, resolve};
+use vmicache_format::files::{Format, NamedFiles, describe_base, resolve};
 use vmicache_format::qcow2::{CacheOptions, Compression, CreateOptions, DataFileOptions};
 use vmicache_format::runtime::LocalRuntime;
 
@@ -60,6 +61,9 @@ pub struct Args {
     /// Print nothing
     #[arg(short, long)]
     quiet: bool,
+    /// Objects of QEMU; refused
+    #[arg(long, value_name = "OBJECT", hide = true)]
+    object: Vec<String>,
     /// The new image
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
@@ -81,6 +85,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .file
         .as_deref()
         .context("no image file is named; `vmicache img create FILE SIZE` would be right")?;
+    refuse_objects(&args.object)?;
     let report = create(file, &args).map_err(|error| about(file, error))?;
     if !args.quiet {
         print(&report)?;
@@ -260,6 +265,9 @@ impl Backing {
         ensure!(!name.is_empty(), "the name of the backing file is empty");
         let path = resolve(file, &name).map_err(|problem| anyhow!(problem))?;
         ensure_other(file, &path)?;
+        if options.backing_fmt.is_none() {
+            ensure_opens(&path)?;
+        }
         let format = match options.backing_fmt {
             Some(format) => format,
             None => find_format(&path, &name)?,
@@ -269,6 +277,7 @@ impl Backing {
 
     /// Looks at the backing file and what it is backed by; the size of its disk.
     fn inspect(&self, file: &Path) -> anyhow::Result<u64> {
+        ensure_opens(&self.path)?;
         let files = chain(&self.path, self.format).context("backing file")?;
         files.iter().try_for_each(|below| ensure_other(file, &below.path))?;
         match files.first().and_then(|top| top.header.as_ref()) {
@@ -276,6 +285,12 @@ impl Backing {
             None => Ok(FileFacts::of(&self.path)?.sectors()),
         }
     }
+}
+
+/// Says in qemu-img's words that a backing file is missing.
+fn ensure_opens(path: &Path) -> anyhow::Result<()> {
+    let failed = |error| anyhow!("Could not open '{}': {error}\nCould not open backing image.", path.display());
+    fs::File::open(path).map(drop).map_err(failed)
 }
 
 /// Refuses a new image that would take the place of one that it is backed by.
@@ -313,7 +328,12 @@ fn base(
         ),
         (None, Some(backing)) => {
             let runtime = LocalRuntime::new();
-            let described = runtime.block_on(describe_base(&backing.path, backing.format, runtime.clone()));
+            let described = runtime.block_on(describe_base(
+                &backing.path,
+                backing.format,
+                NamedFiles::Allow,
+                runtime.clone(),
+            ));
             Ok(Some(described.context("backing file")?.1))
         }
     }

@@ -6,10 +6,8 @@ use crate::terminal::print;
 use anyhow::{Context, anyhow, ensure};
 use clap::ValueEnum;
 use std::fmt::Write;
-use std::path::Path;
 use std::process::ExitCode;
 use vmicache_format::disk::MapExtent;
-use vmicache_format::files::resolve;
 use vmicache_format::runtime::LocalRuntime;
 
 /// Shown below the options.
@@ -106,9 +104,8 @@ struct Listing {
 impl Listing {
     fn new(output: Output, source: &Source) -> Self {
         let files = source.files.iter().map(|file| {
-            let data_file = file.header.as_ref().and_then(|header| header.data_file());
-            let path = data_file.and_then(|name| resolve(&file.path, &name).ok());
-            path.as_deref().unwrap_or(Path::new(&file.path)).display().to_string()
+            let path = file.data_file.as_ref().unwrap_or(&file.path);
+            path.display().to_string()
         });
         let text = match output {
             Output::Human => format!("{:<16}{:<16}{:<16}{}\n", "Offset", "Length", "Mapped to", "File"),

@@ -1,17 +1,16 @@
 //! `vmicache img resize`: larger and smaller disks, with qemu-img's arguments.
 
-use super::source::{could_not_open, format_of, inspect_writable, named_file, parse_format, refuse_objects};
+use super::source::{could_not_open, format_of, inspect_writable, named_file, parse_format, refuse_objects, writing};
 use super::preallocation::{Allocating, Preallocation, preallocate};
 use super::program;
 use crate::size;
 use anyhow::{Context, anyhow, bail, ensure};
+use std::cell::RefCell;
 use std::fs::OpenOptions;
 use std::io::{Write, stderr};
 use std::path::Path;
 use std::process::ExitCode;
-use std::rc::Rc;
-use vmicache_format::disk::Layer;
-use vmicache_format::files::{ChainOptions, Format, open_chain_in};
+use vmicache_format::files::{Format, ImageFile, open_chain_in};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Access, HostFile, Storage};
 
@@ -110,7 +109,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     check(args, format, preallocation, current, size)?;
     match format {
         Format::Raw => resize_raw(&path, current, size, preallocation).map_err(about)?,
-        Format::Qcow2 => resize_qcow2(&path, current, size, preallocation).map_err(about)?,
+        Format::Qcow2 => resize_qcow2(&image, size, preallocation).map_err(about)?,
     }
     program::tell(args.quiet, "Image resized.")?;
     Ok(ExitCode::SUCCESS)
@@ -157,18 +156,32 @@ fn resize_raw(path: &Path, current: u64, size: u64, preallocation: Preallocation
     })
 }
 
-fn resize_qcow2(path: &Path, current: u64, size: u64, mode: Preallocation) -> anyhow::Result<()> {
+fn resize_qcow2(image: &ImageFile, size: u64, mode: Preallocation) -> anyhow::Result<()> {
     let runtime = LocalRuntime::new();
-    let options = ChainOptions { writable: true, share: true, ..ChainOptions::default() };
-    let host = OpenOptions::new().write(true).open(path)?;
-    let wrap = |depth, file| Allocating::new(file, (depth == 0).then(|| host.try_clone().ok()).flatten());
+    // The image's file, and its external data file if it has one, in this order.
+    let files = RefCell::new(Vec::new());
+    let wrap = |depth, file| {
+        let paths = [Some(&image.path), image.data_file.as_ref()];
+        let path = paths.get(files.borrow().len()).copied().flatten().filter(|_| depth == 0);
+        let host = path.and_then(|path| OpenOptions::new().write(true).open(path).ok());
+        let file = Allocating::new(file, host);
+        if depth == 0 {
+            files.borrow_mut().push(file.clone());
+        }
+        file
+    };
     runtime.block_on(async {
-        let disk = open_chain_in(path, Format::Qcow2, &options, runtime.clone(), wrap).await?;
+        let disk = open_chain_in(&image.path, Format::Qcow2, &writing(), runtime.clone(), wrap).await?;
+        let current = disk.size();
         disk.resize(size).await?;
-        if let (true, Some(Layer::Qcow2(image))) = (size > current, disk.layers().first().map(Rc::as_ref)) {
+        let files = files.borrow();
+        if let [_, data] = files.as_slice() {
+            data.set_len(size).await?;
+        }
+        if let (true, Some(header), Some(data)) = (size > current, &image.header, files.last()) {
             // What lies in the last cluster was written when the disk became larger.
-            let from = current.next_multiple_of(image.cluster_size()).min(size);
-            preallocate(&disk, image.storage(), mode, from..size).await?;
+            let from = current.next_multiple_of(header.cluster_size()).min(size);
+            preallocate(&disk, data, mode, from..size).await?;
         }
         disk.close().await?;
         Ok(())

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use vmicache_format::RawImage;
 use vmicache_format::disk::{Disk, Filling, Layer};
-use vmicache_format::files::{ChainOptions, Format, ImageFile, inspect_chain, open_chain};
+use vmicache_format::files::{ChainOptions, Format, ImageFile, NamedFiles, inspect_chain, open_chain};
 use vmicache_format::qcow2::{Image, ImageOptions, Mode};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Access, HostFile};
@@ -109,11 +109,11 @@ impl Source {
 type Opened = (Disk<HostFile>, Vec<ImageFile>);
 
 async fn open_files(path: &Path, format: Format, unlocked: bool, runtime: &Rc<LocalRuntime>) -> anyhow::Result<Opened> {
-    let files = inspect_chain(path, format).await?;
+    let files = inspect_chain(path, format, NamedFiles::Allow).await?;
     let disk = match unlocked {
         true => open_unlocked(&files, runtime).await?,
         false => {
-            let options = ChainOptions { share: true, ..ChainOptions::default() };
+            let options = ChainOptions { share: true, named_files: NamedFiles::Allow, ..ChainOptions::default() };
             open_chain(path, format, &options, runtime.clone()).await?
         }
     };
@@ -124,12 +124,17 @@ async fn open_unlocked(files: &[ImageFile], runtime: &Rc<LocalRuntime>) -> anyho
     let mut layers = Vec::new();
     for file in files {
         let name = file.path.display().to_string();
-        let storage = HostFile::open(&file.path, Access::Inspect).with_context(|| name.clone())?;
+        let open =
+            |path: &Path| HostFile::open(path, Access::Inspect).with_context(|| path.display().to_string());
+        let (storage, data) = (open(&file.path)?, file.data_file.as_deref().map(open).transpose()?);
         layers.push(Rc::new(match file.format {
             Format::Raw => Layer::Raw(RawImage::open(storage, &name, false).await?),
-            Format::Qcow2 => Layer::Qcow2(
-                Image::open(storage, &name, Mode::Read, ImageOptions::default(), runtime.clone()).await?,
-            ),
+            Format::Qcow2 => {
+                let (mode, options) = (Mode::Read, ImageOptions::default());
+                let image =
+                    Image::open_with_data_file(storage, data, &name, mode, options, runtime.clone());
+                Layer::Qcow2(image.await?)
+            }
         }));
     }
     Ok(Disk::new(layers, Filling::default(), runtime.clone())?)
@@ -167,6 +172,11 @@ pub fn inspect_writable(path: &Path, format: Format) -> anyhow::Result<ImageFile
         true => bail!("this is a cache image: only copies of its base are written to it"),
         false => Ok(image),
     }
+}
+
+/// How an image is opened that is written.
+pub fn writing() -> ChainOptions {
+    ChainOptions { writable: true, share: true, named_files: NamedFiles::Allow, ..ChainOptions::default() }
 }
 
 /// The file that `name` names, which has to be one.

@@ -6,13 +6,13 @@ use crate::commands::img::file::{FileFacts, begins_as_qcow2, inspect};
 use crate::commands::img::new_image::{NewFile, NewImage};
 use crate::commands::img::options;
 use crate::commands::img::preallocation::Preallocation;
-use crate::commands::img::source::{Source, could_not_open, inspect_writable, named_file};
+use crate::commands::img::source::{Source, could_not_open, inspect_writable, named_file, writing};
 use anyhow::{Context, ensure};
 use std::path::Path;
 use std::rc::Rc;
 use vmicache_format::RawImage;
 use vmicache_format::disk::{Disk, Filling, Layer};
-use vmicache_format::files::{ChainOptions, Format, open_chain};
+use vmicache_format::files::{Format, open_chain, resolve};
 use vmicache_format::qcow2::Compression;
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{HostFile, Storage};
@@ -59,7 +59,7 @@ impl Target {
         }
         let make = match plan.format {
             Format::Raw => Target::raw(name, &path, size, plan.args, runtime),
-            Format::Qcow2 => Target::qcow2(name, &path, size, plan.args, runtime),
+            Format::Qcow2 => Target::qcow2(name, &path, size, plan, runtime),
         };
         make.with_context(failed)
     }
@@ -67,8 +67,7 @@ impl Target {
     fn existing(name: &str, path: &Path, plan: &Plan<'_>, runtime: &Rc<LocalRuntime>) -> anyhow::Result<Target> {
         let image = inspect_writable(path, plan.format)?;
         refuse_source(path, plan.sources)?;
-        let options = ChainOptions { writable: true, share: true, ..ChainOptions::default() };
-        let disk = runtime.block_on(open_chain(path, plan.format, &options, runtime.clone()))?;
+        let disk = runtime.block_on(open_chain(path, plan.format, &writing(), runtime.clone()))?;
         let header = image.header.as_ref();
         Ok(Target {
             name: name.to_owned(),
@@ -102,10 +101,16 @@ impl Target {
         })
     }
 
-    fn qcow2(name: &str, path: &Path, size: u64, args: &Args, runtime: &Rc<LocalRuntime>) -> anyhow::Result<Target> {
+    fn qcow2(name: &str, path: &Path, size: u64, plan: &Plan<'_>, runtime: &Rc<LocalRuntime>) -> anyhow::Result<Target> {
+        let args = plan.args;
         let options = options::parse(&args.options, Format::Qcow2)?;
         let Conversion { image: options, preallocation } =
             Conversion::of(path, options, size, args.backing.clone(), args.backing_format.as_deref())?;
+        if let Some(data) = options.data_file.as_ref().and_then(|data| resolve(path, &data.name).ok())
+            && data.exists()
+        {
+            refuse_source(&data, plan.sources)?;
+        }
         let image = NewImage::make(path, name, &options, preallocation, runtime)?;
         let layer = Rc::new(Layer::Qcow2(runtime.block_on(image.open(runtime))?));
         Ok(Target {
@@ -138,8 +143,9 @@ impl Target {
 /// Refuses a target that is read as well.
 fn refuse_source(path: &Path, sources: &[Source]) -> anyhow::Result<()> {
     let own = FileFacts::of(path)?.identity;
-    for file in sources.iter().flat_map(|source| &source.files) {
-        let is_own = FileFacts::of(&file.path).is_ok_and(|facts| facts.identity == own);
+    let files = sources.iter().flat_map(|source| &source.files);
+    for file in files.flat_map(|file| [Some(&file.path), file.data_file.as_ref()]).flatten() {
+        let is_own = FileFacts::of(file).is_ok_and(|facts| facts.identity == own);
         ensure!(!is_own, "the target is read itself: it is one of the sources, or one of them is backed by it");
     }
     Ok(())
