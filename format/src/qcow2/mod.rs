@@ -7,6 +7,7 @@
 //! | [`check`] | check and repair |
 //! | `create` | new images |
 //! | `image` | an open image |
+//! | `feature_names` | the table of the features' names |
 //! | `features` | which images can be opened for what |
 //! | `protection` | damaged images: guests do not write over tables |
 //! | `geometry` | cluster numbers and offsets, bits of table entries |
@@ -35,6 +36,7 @@ mod compression;
 mod create;
 mod description;
 mod extents;
+mod feature_names;
 mod features;
 mod freeing;
 mod geometry;
