@@ -86,7 +86,11 @@ mod tests {
                 width.set(&mut counts, index, (index as u64 * 7 + 1) & width.max());
             }
             for index in 0..entries {
-                assert_eq!(width.get(&counts, index), (index as u64 * 7 + 1) & width.max(), "{order} {index}");
+                assert_eq!(
+                    width.get(&counts, index),
+                    (index as u64 * 7 + 1) & width.max(),
+                    "{order} {index}"
+                );
             }
             assert_eq!(width.get(&counts, entries), 0);
             width.set(&mut counts, entries, 1);

@@ -46,12 +46,24 @@ pub fn io(folder: &Path, options: &[&str], image: &str, commands: &[String]) -> 
         arguments.extend(["-c", command]);
     }
     arguments.push(image);
-    let output = run("qemu-io", folder, &arguments);
+    run_io(folder, &arguments)
+}
+
+/// The same for commands that open the image themselves.
+#[track_caller]
+pub fn io_commands(folder: &Path, commands: &[String]) -> String {
+    let arguments: Vec<&str> = commands.iter().flat_map(|command| ["-c", command]).collect();
+    run_io(folder, &arguments)
+}
+
+#[track_caller]
+fn run_io(folder: &Path, arguments: &[&str]) -> String {
+    let output = run("qemu-io", folder, arguments);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     // qemu-io exits with 0 although a read found another pattern.
     let failed =
         ["failed", "error", "rror:", "ailed:"].iter().any(|word| out.contains(word) || err.contains(word));
-    assert!(output.status.success() && !failed, "qemu-io {commands:?}: {}\n{out}{err}", output.status);
+    assert!(output.status.success() && !failed, "qemu-io {arguments:?}: {}\n{out}{err}", output.status);
     out.into_owned()
 }
 
