@@ -5,6 +5,7 @@
 pub mod images;
 pub mod qemu;
 pub mod sparse;
+pub mod steered;
 pub mod storages;
 
 use rand::{Rng, RngExt, SeedableRng};
