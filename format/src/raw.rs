@@ -1,6 +1,6 @@
 //! Raw images: the disk's bytes, and nothing else.
 
-use crate::error::{Blame, Result};
+use crate::error::{Blame, Error, Result};
 use crate::storage::{DataKind, Payload, Storage};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -92,6 +92,19 @@ impl<S: Storage> RawImage<S> {
         }
         debug_assert!(offset + data.len() <= self.size);
         self.storage.write(offset, &[data]).await.map_err(self.blame.io("writing data", offset))
+    }
+
+    /// Gives the room of a range back to the host, whatever it holds afterwards.
+    pub(crate) async fn discard(&self, range: &Range<u64>) -> Result<()> {
+        if !self.writable {
+            return Err(self.refuse("the image is open for reading only"));
+        }
+        let discarded = self.storage.discard(range.start, range.end - range.start).await;
+        discarded.map_err(self.blame.io("discarding data", range.start))
+    }
+
+    pub(crate) fn refuse(&self, problem: &str) -> Error {
+        self.blame.refused(problem)
     }
 
     pub(crate) async fn flush(&self) -> Result<()> {

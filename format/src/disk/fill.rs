@@ -1,7 +1,7 @@
 //! Copy-on-read: filling a cache with what is read through it.
 
 use super::{Piece, Stack};
-use crate::qcow2::{GuestCluster, Image, InFlight, Progress, Reservation};
+use crate::qcow2::{Image, InFlight, Progress, Reservation, Subcluster};
 use crate::storage::{DataKind, Storage};
 use std::ops::Range;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ impl<S: Storage> Stack<S> {
     ) {
         let stack = self.clone();
         self.runtime.spawn(Box::pin(async move {
-            let range = cache.bytes_of(&record.clusters);
+            let range = cache.bytes_of(&record.guest);
             let bytes = range.end - range.start;
             stack.copying.set(stack.copying.get() + bytes);
             stack.fill(number, &cache, &record, reservation).await;
@@ -33,7 +33,7 @@ impl<S: Storage> Stack<S> {
         record: &InFlight<S::Payload>,
         reservation: Reservation,
     ) {
-        let range = cache.bytes_of(&record.clusters);
+        let range = cache.bytes_of(&record.guest);
         let pieces = match self.read(number + 1, range.clone(), DataKind::Guest).await {
             Ok(pieces) => pieces,
             Err(error) => {
@@ -53,10 +53,10 @@ impl<S: Storage> Stack<S> {
         *record.progress.borrow_mut() = Progress::Fetched(pieces);
         record.changed.notify();
 
-        // Whole clusters that nothing below has need no place here.
-        let is_hole = |cluster: GuestCluster| {
-            let cluster = cache.bytes_of(&(cluster..cluster + 1));
-            holes.iter().any(|hole| hole.start <= cluster.start && cluster.end <= hole.end)
+        // Whole subclusters that nothing below has need no place here.
+        let is_hole = |subcluster: Subcluster| {
+            let bytes = cache.bytes_of(&(subcluster..subcluster + 1));
+            holes.iter().any(|hole| hole.start <= bytes.start && bytes.end <= hole.end)
         };
         let all_holes = holes.iter().any(|hole| hole.start <= range.start && range.end <= hole.end);
         let written = match all_holes {

@@ -6,6 +6,7 @@ mod identity;
 mod read;
 mod verify;
 mod write;
+mod zero;
 
 pub use identity::identify;
 pub use verify::Verification;
@@ -196,13 +197,61 @@ impl<S: Storage> Disk<S> {
         self.stack.write(offset, data).await
     }
 
-    /// Makes `len` bytes at `offset` read as zeroes.
+    /// Writes a whole cluster of the top layer (the last one cut short by the disk's end) as compressed data, or plainly
+    /// if compression saves nothing.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write), and if that is no whole cluster, or the top layer has no compressed clusters.
+    pub async fn write_compressed(&self, offset: u64, data: S::Payload) -> Result<()> {
+        self.check(offset, data.len())?;
+        self.stack.write_compressed(offset, data).await
+    }
+
+    /// Writes the cluster at `offset` as data that [`compress`](crate::qcow2::compress) made of it, with the method of
+    /// the top layer.
+    ///
+    /// # Errors
+    /// As [`write_compressed`](Self::write_compressed).
+    pub async fn write_precompressed(&self, offset: u64, compressed: S::Payload) -> Result<()> {
+        self.check(offset, 1)?;
+        self.stack.write_precompressed(offset, compressed).await
+    }
+
+    /// Makes `len` bytes at `offset` read as zeroes; their room stays theirs.
     ///
     /// # Errors
     /// As [`write`](Self::write).
     pub async fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
         self.check(offset, len)?;
-        self.stack.write_zeroes(offset..offset + len).await
+        self.stack.write_zeroes(offset..offset + len, false).await
+    }
+
+    /// Makes `len` bytes at `offset` read as zeroes, and gives the room of whole clusters back.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn write_zeroes_unmapped(&self, offset: u64, len: u64) -> Result<()> {
+        self.check(offset, len)?;
+        self.stack.write_zeroes(offset..offset + len, true).await
+    }
+
+    /// Says that `len` bytes at `offset` are needed no more: whole clusters of theirs read as zeroes and give their room
+    /// back, where the top layer can do that; the rest stays as it is.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        self.check(offset, len)?;
+        self.stack.discard(offset..offset + len).await
+    }
+
+    /// Makes the disk larger or smaller, by that of its top layer, a qcow2 image. What a larger one has more reads as
+    /// zeroes; what a smaller one has less is lost. No other request may be under way.
+    ///
+    /// # Errors
+    /// As [`Image::resize`].
+    pub async fn resize(&self, size: u64) -> Result<()> {
+        self.stack.resize(size).await
     }
 
     /// Makes everything written before durable. The batches of caches below are closed too, but nobody waits

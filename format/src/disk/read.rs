@@ -2,7 +2,7 @@
 
 use super::{Extent, Filling, Layer, Piece, Stack};
 use crate::error::Result;
-use crate::qcow2::{Image, InFlight, Kind, Progress};
+use crate::qcow2::{CompressedData, Image, InFlight, Kind, Mode, Progress};
 use crate::raw::RawImage;
 use crate::storage::{DataKind, Payload, Storage};
 use futures_util::future::try_join_all;
@@ -18,8 +18,10 @@ enum Source<S: Storage> {
     Zeroes,
     /// A raw layer, at the same offset.
     Raw(usize),
-    /// A qcow2 layer, at a host offset.
+    /// A qcow2 layer, at an offset of the file that holds its data.
     Host(usize, u64),
+    /// A qcow2 layer's compressed cluster: the part in bytes from the cluster's beginning.
+    Compressed(usize, CompressedData, u64),
     /// A copy of a cache that is on its way.
     Copy(Rc<InFlight<S::Payload>>),
 }
@@ -40,6 +42,8 @@ impl<S: Storage> Stack<S> {
         range: Range<u64>,
         kind: DataKind,
     ) -> Result<Pieces<S::Payload>> {
+        // What is mapped now stays where it is until it has been read, also if a guest discards it meanwhile.
+        let _using = self.written(first).map(|image| image.begin_use());
         let mut parts = self.locate(first, range, kind).await?;
         parts.sort_unstable_by_key(|part| part.range.start);
         if let [part] = parts.as_slice() {
@@ -47,6 +51,14 @@ impl<S: Storage> Stack<S> {
         }
         let read = try_join_all(parts.iter().map(|part| self.fetch(part, kind))).await?;
         Ok(read.into_iter().flatten().collect())
+    }
+
+    /// The image that a guest writes, if it is among the layers from `first` on.
+    fn written(&self, first: usize) -> Option<&Image<S>> {
+        match self.layers.get(first).map(Rc::as_ref) {
+            Some(Layer::Qcow2(image)) if image.mode() == Mode::Write => Some(image),
+            _ => None,
+        }
     }
 
     /// Whether it is known, without reading any data, that a range reads as zeroes from layer `first` on. Of
@@ -122,9 +134,7 @@ impl<S: Storage> Stack<S> {
                 match &**layer {
                     Layer::Raw(_) => push(&mut parts, inside, Source::Raw(number)),
                     // What is read to recognise a base must not be taken for what a boot needs.
-                    Layer::Qcow2(image)
-                        if image.mode() == crate::qcow2::Mode::Fill && kind == DataKind::Guest =>
-                    {
+                    Layer::Qcow2(image) if image.mode() == Mode::Fill && kind == DataKind::Guest => {
                         self.locate_in_cache(number, image, inside, &mut parts, &mut unmapped).await?;
                     }
                     Layer::Qcow2(image) => {
@@ -165,12 +175,12 @@ impl<S: Storage> Stack<S> {
                     part
                 }
                 FillStep::Join(record) => {
-                    let part = image.bytes_before(&rest, record.clusters.end);
+                    let part = image.bytes_before(&rest, record.guest.end);
                     push(parts, part.clone(), Source::Copy(record));
                     part
                 }
                 FillStep::Fetch(record, reservation) => {
-                    let part = image.bytes_before(&rest, record.clusters.end);
+                    let part = image.bytes_before(&rest, record.guest.end);
                     push(parts, part.clone(), Source::Copy(record.clone()));
                     self.spawn_fill(number, image.clone(), record, reservation);
                     part
@@ -191,6 +201,13 @@ impl<S: Storage> Stack<S> {
             },
             Source::Host(number, offset) => match &*self.layers[*number] {
                 Layer::Qcow2(image) => Some(image.read_data(kind, *offset, range.end - range.start).await?),
+                Layer::Raw(_) => None,
+            },
+            Source::Compressed(number, data, within) => match &*self.layers[*number] {
+                Layer::Qcow2(image) => {
+                    let part = *within..*within + (range.end - range.start);
+                    Some(image.read_compressed(kind, *data, part).await?)
+                }
                 Layer::Raw(_) => None,
             },
             Source::Copy(record) => return self.await_copy(record, &range).await,
@@ -250,10 +267,14 @@ fn place<S: Storage>(
     unmapped: &mut Ranges,
 ) {
     match kind {
-        Kind::Zero | Kind::ZeroAllocated(_) => push(parts, range, Source::Zeroes),
-        Kind::Data { host, .. } => {
+        Kind::Zero | Kind::ZeroAllocated { .. } => push(parts, range, Source::Zeroes),
+        Kind::Data { offset, .. } => {
+            let within = range.start % image.subcluster_size();
+            push(parts, range, Source::Host(number, offset + within));
+        }
+        Kind::Compressed(data) => {
             let within = range.start % image.cluster_size();
-            push(parts, range, Source::Host(number, image.host_offset(host) + within));
+            push(parts, range, Source::Compressed(number, data, within));
         }
         Kind::Absent => match unmapped.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
@@ -270,9 +291,14 @@ fn push<S: Storage>(parts: &mut Parts<S>, range: Range<u64>, source: Source<S>) 
 
 impl<S: Storage> Image<S> {
     async fn read_data(&self, kind: DataKind, offset: u64, len: u64) -> Result<S::Payload> {
-        self.check_within_file("data cluster", offset, len).await?;
-        let data =
-            self.storage().read(kind, offset, len).await.map_err(self.blame().io("reading data", offset))?;
+        if !self.has_data_file() {
+            self.check_within_file("data cluster", offset, len).await?;
+        }
+        let data = self
+            .data_storage()
+            .read(kind, offset, len)
+            .await
+            .map_err(self.blame().io("reading data", offset))?;
         debug_assert_eq!(data.len(), len);
         Ok(data)
     }

@@ -2,7 +2,7 @@
 
 use super::{Layer, Piece, Stack};
 use crate::error::Result;
-use crate::qcow2::{CopySource, GuestCluster, Image, InFlight, Mode, Reservation, WriteStep};
+use crate::qcow2::{CopySource, GuestCluster, Image, InFlight, Mode, Reservation, WriteStep, compress};
 use crate::runtime::Join;
 use crate::storage::{DataKind, Payload, Storage};
 use std::ops::Range;
@@ -22,16 +22,15 @@ impl<S: Storage> Stack<S> {
         let mut rest = offset..end;
         while !rest.is_empty() {
             match image.begin_write(&rest).await? {
-                WriteStep::InPlace { host, end } => {
+                WriteStep::InPlace { host, end, using } => {
                     let part = image.bytes_before(&rest, end);
                     let data = data.slice(part.start - offset..part.end - offset);
-                    image
-                        .write_data(image.host_offset(host) + part.start % image.cluster_size(), &[data])
-                        .await?;
+                    image.write_data(host + part.start % image.subcluster_size(), &[data]).await?;
+                    drop(using);
                     rest.start = part.end;
                 }
                 WriteStep::New { record, reservation, source } => {
-                    let part = image.bytes_before(&rest, record.clusters.end);
+                    let part = image.bytes_before(&rest, record.guest.end);
                     rest.start = part.end;
                     let data = data.slice(part.start - offset..part.end - offset);
                     let (stack, image) = (self.clone(), image.clone());
@@ -55,8 +54,8 @@ impl<S: Storage> Stack<S> {
         part: Range<u64>,
         data: S::Payload,
     ) -> Result<()> {
-        let clusters = image.bytes_of(&record.clusters);
-        let written = match self.copied_around(&clusters, source, &part).await {
+        let whole = image.bytes_of(&record.guest);
+        let written = match self.copied_around(&whole, source, &part).await {
             Ok((head, tail)) => {
                 let parts: Vec<S::Payload> = head.into_iter().chain([data]).chain(tail).collect();
                 image.write_reserved(&reservation, &parts).await
@@ -70,73 +69,96 @@ impl<S: Storage> Stack<S> {
         written
     }
 
-    /// What stands before and behind `part` in `clusters`.
+    /// What stands before and behind `part` in `whole`.
     async fn copied_around(
         self: &Rc<Self>,
-        clusters: &Range<u64>,
+        whole: &Range<u64>,
         source: CopySource,
         part: &Range<u64>,
     ) -> Result<(Option<S::Payload>, Option<S::Payload>)> {
-        let (head, tail) = (clusters.start..part.start, part.end..clusters.end);
+        let (head, tail) = (whole.start..part.start, part.end..whole.end);
+        let first = if source == CopySource::Replaced { 0 } else { 1 };
         // As QEMU does: what is known to be zero is neither read nor, by a cache on the way, fetched.
         let is_zero = source == CopySource::Zeroes
-            || self.is_known_zero(1, head.clone()).await? && self.is_known_zero(1, tail.clone()).await?;
+            || self.is_known_zero(first, head.clone()).await?
+                && self.is_known_zero(first, tail.clone()).await?;
         if is_zero {
             let zeroes =
                 |range: Range<u64>| (!range.is_empty()).then(|| S::Payload::zeroed(range.end - range.start));
             return Ok((zeroes(head), zeroes(tail)));
         }
         if !head.is_empty() && !tail.is_empty() && part.end - part.start <= READ_ACROSS {
-            let whole = self.read_below(clusters.clone()).await?;
+            let whole = self.read_from(first, whole.clone()).await?;
             let len = whole.len();
             let head = whole.slice(0..head.end - head.start);
             return Ok((Some(head), Some(whole.slice(len - (tail.end - tail.start)..len))));
         }
-        let head = if head.is_empty() { None } else { Some(self.read_below(head).await?) };
-        let tail = if tail.is_empty() { None } else { Some(self.read_below(tail).await?) };
+        let head = if head.is_empty() { None } else { Some(self.read_from(first, head).await?) };
+        let tail = if tail.is_empty() { None } else { Some(self.read_from(first, tail).await?) };
         Ok((head, tail))
     }
 
-    async fn read_below(self: &Rc<Self>, range: Range<u64>) -> Result<S::Payload> {
-        let pieces = self.read(1, range, DataKind::Guest).await?;
+    /// What layer `first` and those below hold, also behind the end of the disk, where nothing is.
+    async fn read_from(self: &Rc<Self>, first: usize, range: Range<u64>) -> Result<S::Payload> {
+        let pieces = self.read(first, range, DataKind::Guest).await?;
         Ok(S::Payload::concat(&pieces.iter().map(Piece::payload).collect::<Vec<_>>()))
     }
 
-    pub(super) async fn write_zeroes(self: &Rc<Self>, range: Range<u64>) -> Result<()> {
+    /// Writes a whole cluster, the last one perhaps cut short, as compressed data if that saves room.
+    pub(super) async fn write_compressed(self: &Rc<Self>, offset: u64, data: S::Payload) -> Result<()> {
         let image = match &*self.layers[0] {
-            Layer::Qcow2(image) if writable(image)?.header().version >= 3 => image,
-            _ => return self.write_explicit_zeroes(range).await,
+            Layer::Qcow2(image) => writable(image)?,
+            Layer::Raw(raw) => return Err(raw.refuse("a raw image has no compressed clusters")),
         };
         let cluster_size = image.cluster_size();
-        let first = range.start.div_ceil(cluster_size);
-        // The last cluster of a disk may be cut short: what lies beyond it does not matter.
-        let last = match range.end == image.size() {
-            true => range.end.div_ceil(cluster_size),
-            false => range.end / cluster_size,
-        };
-        if first > last {
-            return self.write_explicit_zeroes(range).await;
+        let end = offset + data.len();
+        let is_whole = data.len() == cluster_size || (end == image.size() && data.len() < cluster_size);
+        if !offset.is_multiple_of(cluster_size) || !is_whole {
+            let problem = format!(
+                "compressed data of {} bytes at offset {offset}: it is written in whole clusters of {cluster_size} bytes",
+                data.len()
+            );
+            return Err(image.blame().refused(problem));
         }
-        // What lies in two clusters, none of them whole, is two writes: neither copies what the other writes.
-        self.write_explicit_zeroes(range.start..(first * cluster_size).min(range.end)).await?;
-        image.set_zero(GuestCluster(first)..GuestCluster(last)).await?;
-        image.publish_when_due();
-        self.write_explicit_zeroes((last * cluster_size).min(range.end)..range.end).await
+        if image.has_data_file() {
+            return Err(image.blame().refused("an external data file has no compressed clusters"));
+        }
+        let padding = S::Payload::zeroed(cluster_size - data.len());
+        let cluster = S::Payload::concat(&[data.clone(), padding]);
+        // A storage without payload cannot tell how far its data could be compressed.
+        let method = image.header().compression_method().unwrap_or_default();
+        let compressed = cluster.bytes().and_then(|bytes| compress(method, bytes));
+        match compressed {
+            Some(compressed) => self.write_precompressed(offset, S::Payload::copy_from(&compressed)).await,
+            None => self.write(offset, data).await,
+        }
     }
 
-    async fn write_explicit_zeroes(self: &Rc<Self>, range: Range<u64>) -> Result<()> {
-        const CHUNK: u64 = 1 << 20;
-        let mut at = range.start;
-        while at < range.end {
-            let end = range.end.min(at + CHUNK);
-            self.write(at, S::Payload::zeroed(end - at)).await?;
-            at = end;
-        }
-        Ok(())
+    /// Writes a cluster as the compressed data that it is already.
+    pub(super) async fn write_precompressed(
+        self: &Rc<Self>,
+        offset: u64,
+        compressed: S::Payload,
+    ) -> Result<()> {
+        let image = match &*self.layers[0] {
+            Layer::Qcow2(image) => writable(image)?.clone(),
+            Layer::Raw(raw) => return Err(raw.refuse("a raw image has no compressed clusters")),
+        };
+        let cluster = GuestCluster(offset / image.cluster_size());
+        let (record, reservation) = image.begin_compressed_write(cluster, compressed.len()).await?;
+        let task = async move {
+            let written = image.write_reserved(&reservation, &[compressed]).await;
+            match &written {
+                Ok(()) => image.commit(&record, reservation, |_| false).await,
+                Err(_) => image.abandon(&record, reservation).await,
+            }
+            written
+        };
+        Join::spawn(&*self.runtime, task).await
     }
 }
 
-fn writable<S: Storage>(image: &Rc<Image<S>>) -> Result<&Rc<Image<S>>> {
+pub(super) fn writable<S: Storage>(image: &Rc<Image<S>>) -> Result<&Rc<Image<S>>> {
     match image.mode() {
         Mode::Write => Ok(image),
         Mode::Fill => Err(image.blame().refused("a cache image takes copies of its base, no guest's writes")),

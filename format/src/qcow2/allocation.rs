@@ -1,8 +1,19 @@
 //! Free clusters and refcounts.
 
 use super::geometry::*;
-use super::state::{FreeClusters, Missing, State, Stop, push_run};
+use super::state::{Missing, State, Stop, push_run};
 use smallvec::SmallVec;
+
+/// Free host clusters that a step may take.
+#[derive(Debug, Default)]
+pub(super) struct FreeClusters {
+    runs: SmallVec<[HostRun; 2]>,
+    /// Refcount blocks that do not exist yet, each with the free cluster where it is to lie.
+    blocks: SmallVec<[(u64, HostCluster); 2]>,
+    pub found: u64,
+    /// Where the search ended.
+    end: HostCluster,
+}
 
 impl State {
     /// Looks for `wanted` free clusters from the hint on; fewer are found only where the limit is reached.
@@ -28,17 +39,17 @@ impl State {
             let slice = geometry.block_slice_of(free.end);
             let counts = self.refcounts.get(slice).ok_or(Missing::RefcountSlice(slice))?;
             let base = geometry.first_of_block_slice(slice);
-            let end = counts.len().min((self.limit - base) as usize);
+            let end = (1usize << geometry.block_slice_bits).min((self.limit - base) as usize);
             let mut at = (free.end - base) as usize;
             let mut left = left as usize;
             while at < end && left > 0 {
                 let start = at;
-                at += counts[at..end.min(at + left)].iter().take_while(|count| **count == 0).count();
+                at = geometry.width.find(counts, at, end.min(at + left), false);
                 push_run(&mut free.runs, base + start as u64..base + at as u64);
                 left -= at - start;
                 free.found += (at - start) as u64;
                 if left > 0 {
-                    at += counts[at..end].iter().take_while(|count| **count != 0).count();
+                    at = geometry.width.find(counts, at, end, true);
                 }
             }
             free.end = base + at as u64;
@@ -50,8 +61,13 @@ impl State {
         Ok(free)
     }
 
-    /// Takes the first `wanted` clusters of what was found, with the refcount blocks that they need.
-    pub(super) fn take(&mut self, free: &mut FreeClusters, wanted: u64) -> SmallVec<[HostRun; 1]> {
+    /// Takes the first `wanted` clusters of what was found, with the refcount blocks that they need. It fails, and takes
+    /// nothing, if one of them holds a table: then the refcounts are wrong.
+    pub(super) fn take(
+        &mut self,
+        free: &mut FreeClusters,
+        wanted: u64,
+    ) -> Result<SmallVec<[HostRun; 1]>, Stop> {
         let mut taken: SmallVec<[HostRun; 1]> = SmallVec::new();
         let mut left = wanted;
         for run in &free.runs {
@@ -60,51 +76,115 @@ impl State {
             left -= take;
         }
         let end = taken.last().map_or(self.free_hint, |run| run.end);
-        for (block, cluster) in free.blocks.iter().filter(|(_, cluster)| *cluster < end) {
+        let blocks = free.blocks.iter().filter(|(_, cluster)| *cluster < end);
+        for run in taken.iter().cloned().chain(blocks.clone().map(|(_, cluster)| *cluster..*cluster + 1)) {
+            self.check_no_table(&run)?;
+        }
+        for (block, cluster) in blocks {
             self.add_block(*block, *cluster);
         }
         for run in &taken {
             self.set_refcounts(run.clone(), 1);
         }
         self.free_hint = if wanted == free.found { free.end } else { end };
-        taken
+        Ok(taken)
     }
 
     /// Adds an empty refcount block that lies in a cluster which it counts itself.
-    pub(super) fn add_block(&mut self, block: u64, cluster: HostCluster) {
-        self.refcount_table[block as usize] = self.geometry.host_offset(cluster);
+    fn add_block(&mut self, block: u64, cluster: HostCluster) {
+        if let Some(entry) = self.refcount_table.get_mut(block as usize) {
+            *entry = self.geometry.host_offset(cluster);
+        }
         self.mark_refcount_table(block);
         self.geometry.slices_of_block(block).for_each(|slice| self.refcounts.insert_zeroed(slice));
         self.set_refcounts(cluster..cluster + 1, 1);
+        self.hold_table(cluster);
         self.used += 1;
     }
 
+    /// Takes `count` clusters in one run, all of them at or behind `from`, behind which little is in use. Refcount blocks
+    /// that do not exist yet come to lie elsewhere: within the run they would interrupt it.
+    pub(super) fn take_contiguous(&mut self, from: HostCluster, count: u64) -> Result<HostCluster, Stop> {
+        let geometry = self.geometry;
+        // The blocks themselves, and those that count them, lie before.
+        let start = from + 2 * (count >> geometry.block_bits) + 6;
+        for block in geometry.block_of(start)..=geometry.block_of(start + count) {
+            let entry = self.refcount_table.get(block as usize).ok_or(Missing::RefcountTable)?;
+            if entry & OFFSET_MASK == 0 {
+                let mut free = self.find_free(1)?;
+                for run in self.take(&mut free, 1)? {
+                    self.add_block(block, run.start);
+                }
+            }
+        }
+        let hint = std::mem::replace(&mut self.free_hint, start);
+        let found = self.find_free(count);
+        let taken = found.and_then(|mut free| self.take(&mut free, count));
+        self.free_hint = hint;
+        match taken?.as_slice() {
+            [run] if length(run) == count => Ok(run.start),
+            runs => {
+                let offset = geometry.host_offset(runs.first().map_or(start, |run| run.start));
+                let problem = "it is in use, although it lies behind the end of the file".to_owned();
+                Err(Stop::Invalid { structure: "host cluster", offset, problem })
+            }
+        }
+    }
+
     /// Sets the refcounts of clusters whose slices are in memory.
-    pub(super) fn set_refcounts(&mut self, run: HostRun, count: u16) {
+    fn set_refcounts(&mut self, run: HostRun, count: u64) {
         let geometry = self.geometry;
         let mut at = run.start;
         while at < run.end {
             let slice = geometry.block_slice_of(at);
-            let end = geometry.first_of_block_slice(slice + 1).min(run.end);
             let base = geometry.first_of_block_slice(slice);
+            let end = geometry.first_of_block_slice(slice + 1).min(run.end);
             if let Some(counts) = self.refcounts.get_mut(slice) {
-                counts[(at - base) as usize..(end - base) as usize].fill(count);
+                (at - base..end - base).for_each(|index| geometry.width.set(counts, index as usize, count));
             }
             at = end;
         }
     }
 
-    /// Frees the first clusters of a run that nothing points at and nothing writes into, as many as one
-    /// slice counts; returns the end of what was freed.
-    pub(super) fn free(&mut self, run: &HostRun) -> Result<HostCluster, Stop> {
-        let slice = self.geometry.block_slice_of(run.start);
-        if !self.refcounts.contains(slice) {
-            return Err(Missing::RefcountSlice(slice).into());
+    /// The refcount of a cluster.
+    pub(super) fn refcount(&mut self, cluster: HostCluster) -> Result<u64, Stop> {
+        let geometry = self.geometry;
+        let slice = geometry.block_slice_of(cluster);
+        let counts = self.refcounts.get(slice).ok_or(Missing::RefcountSlice(slice))?;
+        Ok(geometry.width.get(counts, (cluster - geometry.first_of_block_slice(slice)) as usize))
+    }
+
+    /// Counts one more reference to a cluster whose slice is in memory and whose refcount is below the largest.
+    pub(super) fn add_reference(&mut self, cluster: HostCluster) {
+        if let Ok(count) = self.refcount(cluster) {
+            self.set_refcounts(cluster..cluster + 1, count + 1);
         }
-        let end = self.geometry.first_of_block_slice(slice + 1).min(run.end);
-        self.set_refcounts(run.start..end, 0);
-        self.free_hint = self.free_hint.min(run.start);
-        self.used = self.used.saturating_sub(end - run.start);
+    }
+
+    /// Counts one reference less to the first clusters of a run, as many as one slice counts; returns where they end.
+    /// Those that nothing refers to any more are free at once: nothing may point at them or write into them.
+    pub(super) fn remove_references(&mut self, run: &HostRun) -> Result<HostCluster, Stop> {
+        let geometry = self.geometry;
+        let slice = geometry.block_slice_of(run.start);
+        let base = geometry.first_of_block_slice(slice);
+        let end = geometry.first_of_block_slice(slice + 1).min(run.end);
+        let counts = self.refcounts.get_mut(slice).ok_or(Missing::RefcountSlice(slice))?;
+        for index in run.start - base..end - base {
+            let count = geometry.width.get(counts, index as usize);
+            geometry.width.set(counts, index as usize, count.saturating_sub(1));
+            if count == 1 {
+                let cluster = base + index;
+                self.free_hint = self.free_hint.min(cluster);
+                self.used = self.used.saturating_sub(1);
+                if let Some(tables) = &mut self.tables {
+                    tables.unmark(cluster);
+                }
+                let compressed = self.compressed_end.map(|end| geometry.host_clusters(&(end..end + 1)).start);
+                if compressed == Some(cluster) {
+                    self.compressed_end = None;
+                }
+            }
+        }
         Ok(end)
     }
 }

@@ -1,5 +1,6 @@
 //! New images, and the description of existing ones.
 
+use super::compression::Compression;
 use super::geometry::Geometry;
 use super::header::*;
 use super::slices::Entry;
@@ -30,12 +31,42 @@ pub struct CreateOptions {
     pub backing: Option<(String, String)>,
     /// Present for a cache image.
     pub cache: Option<CacheOptions>,
+    /// Bits of a refcount: a power of two from 1 to 64; version 2 has 16.
+    pub refcount_bits: u32,
+    /// L2 entries that map 32 subclusters each. Only for version 3 and clusters of 16 KiB or more.
+    pub extended_l2: bool,
+    /// Refcounts may be written late. Only for version 3.
+    pub lazy_refcounts: bool,
+    /// The method of compressed clusters. All but [`Compression::Deflate`] only for version 3.
+    pub compression: Compression,
+    /// Guest data lies in another file. Only for version 3.
+    pub data_file: Option<DataFileOptions>,
+}
+
+/// The file in which the guest data of a new image is to lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataFileOptions {
+    /// Its name; relative to the folder of the image.
+    pub name: String,
+    /// It is to be a raw image of its own: always what the guest sees.
+    pub raw: bool,
 }
 
 impl CreateOptions {
     /// An image of version 3 with clusters of 64 KiB and no backing file.
     pub fn new(size: u64) -> Self {
-        CreateOptions { size, cluster_size: 65536, version: 3, backing: None, cache: None }
+        CreateOptions {
+            size,
+            cluster_size: 65536,
+            version: 3,
+            backing: None,
+            cache: None,
+            refcount_bits: 16,
+            extended_l2: false,
+            lazy_refcounts: false,
+            compression: Compression::Deflate,
+            data_file: None,
+        }
     }
 }
 
@@ -51,12 +82,12 @@ impl Layout {
     /// The refcount table is made for all that the file may ever hold, so that it never has to move.
     fn of(options: &CreateOptions, geometry: &Geometry) -> Self {
         let cluster = geometry.cluster_size();
-        let entries = l1_entries(options.size, geometry.cluster_bits);
+        let entries = l1_entries(options.size, geometry.cluster_bits, options.extended_l2);
         let l1_clusters = (entries * 8).div_ceil(cluster).max(1);
         let data = options.size.div_ceil(cluster) + entries + l1_clusters;
         let full = data + data / (1 << (geometry.block_bits - 2)) + 16;
         let most = options.cache.as_ref().map_or(full, |cache| full.min(cache.quota / cluster));
-        let per_table_cluster = 1u64 << (geometry.block_bits + geometry.l2_bits);
+        let per_table_cluster = (cluster / 8) << geometry.block_bits;
         let most_clusters = MAX_REFCOUNT_TABLE_BYTES / cluster;
         let table_clusters = most.div_ceil(per_table_cluster).clamp(1, most_clusters);
         let mut blocks = 1;
@@ -85,13 +116,70 @@ fn check(options: &CreateOptions, blame: &Blame) -> Result<Geometry> {
             blame.refused(format!("qcow2 version {version}: allowed are 2 (compat=0.10) and 3 (compat=1.1)"))
         );
     }
-    let largest = (MAX_L1_BYTES / 8) << (2 * bits - 3);
+    check_features(options, bits, blame)?;
+    let largest = (MAX_L1_BYTES / 8) << (2 * bits - if options.extended_l2 { 4 } else { 3 });
     if size > largest.min(i64::MAX as u64) {
         return Err(blame.refused(format!(
             "a disk of {size} bytes: with clusters of {cluster_size} bytes the format ends at {largest}; use larger clusters"
         )));
     }
-    Ok(Geometry::new(bits))
+    Ok(Geometry::new(bits, options.extended_l2, options.refcount_bits.trailing_zeros()))
+}
+
+fn check_features(options: &CreateOptions, cluster_bits: u32, blame: &Blame) -> Result<()> {
+    let CreateOptions { version, refcount_bits, .. } = *options;
+    if !refcount_bits.is_power_of_two() || refcount_bits > 64 {
+        let problem = format!("refcounts of {refcount_bits} bits: allowed are 1, 2, 4, 8, 16, 32 and 64");
+        return Err(blame.refused(problem));
+    }
+    let of_version_3 = [
+        (refcount_bits != 16, "refcounts of another width than 16 bits"),
+        (options.extended_l2, "extended L2 entries"),
+        (options.lazy_refcounts, "lazy refcounts"),
+        (options.compression != Compression::Deflate, "another compression than zlib"),
+        (options.data_file.is_some(), "an external data file"),
+    ];
+    if let Some((_, what)) = of_version_3.iter().find(|(wanted, _)| *wanted && version < 3) {
+        return Err(
+            blame.refused(format!("{what} with version 2 (compat=0.10): only version 3 (compat=1.1) has it"))
+        );
+    }
+    if options.extended_l2 && !EXTENDED_L2_CLUSTER_BITS.contains(&cluster_bits) {
+        let problem = format!(
+            "extended L2 entries with clusters of {} bytes: allowed are 16384 (16 KiB) to 2097152 (2 MiB)",
+            options.cluster_size
+        );
+        return Err(blame.refused(problem));
+    }
+    let is_raw = options.data_file.as_ref().is_some_and(|file| file.raw);
+    if is_raw && options.backing.is_some() {
+        return Err(blame.refused("an external data file that is a raw image allows no backing file"));
+    }
+    if options.cache.is_some() && options.data_file.is_some() {
+        return Err(blame.refused("a cache image has no external data file"));
+    }
+    Ok(())
+}
+
+fn set_features(header: &mut Header, options: &CreateOptions) {
+    header.refcount_order = options.refcount_bits.trailing_zeros();
+    if options.extended_l2 {
+        header.incompatible_features |= incompatible::EXTENDED_L2;
+    }
+    if options.lazy_refcounts {
+        header.compatible_features |= LAZY_REFCOUNTS;
+    }
+    if options.compression == Compression::Zstd {
+        header.incompatible_features |= incompatible::COMPRESSION_TYPE;
+        if let Some(kind) = header.further_fields.first_mut() {
+            *kind = 1;
+        }
+    }
+    if let Some(file) = &options.data_file {
+        header.incompatible_features |= incompatible::EXTERNAL_DATA_FILE;
+        header.autoclear_features |= if file.raw { RAW_DATA_FILE } else { 0 };
+        header.set_extension(extension::EXTERNAL_DATA_FILE, file.name.clone().into_bytes());
+    }
 }
 
 /// Bytes of the file of an empty image: nothing but metadata.
@@ -119,7 +207,8 @@ pub async fn create<S: Storage>(storage: &S, name: &str, options: &CreateOptions
     header.refcount_table_offset = cluster;
     header.refcount_table_clusters = layout.table_clusters as u32;
     header.l1_table_offset = (1 + layout.table_clusters + layout.blocks) * cluster;
-    header.l1_size = l1_entries(options.size, geometry.cluster_bits).max(1) as u32;
+    header.l1_size = l1_entries(options.size, geometry.cluster_bits, options.extended_l2).max(1) as u32;
+    set_features(&mut header, options);
     if let Some((file, format)) = &options.backing {
         header.backing_file = Some(file.clone());
         header.set_extension(extension::BACKING_FORMAT, format.clone().into_bytes());
@@ -137,11 +226,11 @@ pub async fn create<S: Storage>(storage: &S, name: &str, options: &CreateOptions
     let first_block = 1 + layout.table_clusters;
     let block_offsets: Vec<u64> =
         (first_block..first_block + layout.blocks).map(|block| block * cluster).collect();
-    let mut counts = vec![1u16; layout.clusters() as usize];
-    counts.resize((layout.blocks << geometry.block_bits) as usize, 0);
+    let mut counts = vec![0u8; (layout.blocks << geometry.cluster_bits) as usize];
+    (0..layout.clusters()).for_each(|index| geometry.width.set(&mut counts, index as usize, 1));
     let parts = [
         (MetadataKind::RefcountTable, cluster, u64::encode(&block_offsets)),
-        (MetadataKind::RefcountBlock, first_block * cluster, u16::encode(&counts)),
+        (MetadataKind::RefcountBlock, first_block * cluster, counts),
     ];
     let write = |action| blame.io(action, 0);
     storage.set_len(file_bytes).await.map_err(write("making the image"))?;

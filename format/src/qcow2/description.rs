@@ -1,6 +1,6 @@
 //! What a header says of its image, in names.
 
-use super::header::{Header, extension, incompatible};
+use super::header::{Header, LAZY_REFCOUNTS, RAW_DATA_FILE, extension, incompatible};
 
 impl Header {
     /// Bits of a refcount.
@@ -10,7 +10,7 @@ impl Header {
 
     /// Refcounts may be written late: compatible feature bit 0.
     pub fn lazy_refcounts(&self) -> bool {
-        self.compatible_features & 1 != 0
+        self.compatible_features & LAZY_REFCOUNTS != 0
     }
 
     /// Refcounts may be wrong: the image was not closed.
@@ -55,18 +55,13 @@ impl Header {
 
     /// The external data file is a raw image of its own: autoclear feature bit 1.
     pub fn data_file_is_raw(&self) -> bool {
-        self.autoclear_features & 2 != 0
+        self.autoclear_features & RAW_DATA_FILE != 0
     }
 
     /// The incompatible features that the format did not have when this was written, by the names that the
     /// image gives them.
     pub fn unknown_features(&self) -> Vec<String> {
-        let known = incompatible::DIRTY
-            | incompatible::CORRUPT
-            | incompatible::EXTERNAL_DATA_FILE
-            | incompatible::COMPRESSION_TYPE
-            | incompatible::EXTENDED_L2;
-        bits(self.incompatible_features & !known).map(|bit| self.feature_name(bit)).collect()
+        bits(self.incompatible_features & !incompatible::KNOWN).map(|bit| self.feature_name(bit)).collect()
     }
 
     fn has(&self, feature: u64) -> bool {

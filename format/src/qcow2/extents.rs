@@ -1,7 +1,7 @@
 //! What an image holds itself, in the order of its disk.
 
 use super::image::Image;
-use super::state::Kind;
+use super::mapping::Kind;
 use crate::error::Result;
 use crate::storage::Storage;
 use std::ops::Range;
@@ -23,8 +23,8 @@ impl<S: Storage> Image<S> {
             let range = self.bytes_before(&rest, run.end);
             match run.kind {
                 Kind::Absent => rest.start = range.end,
-                Kind::Zero | Kind::ZeroAllocated(_) => return Ok(Some(Extent { range, is_zero: true })),
-                Kind::Data { .. } => return Ok(Some(Extent { range, is_zero: false })),
+                Kind::Zero | Kind::ZeroAllocated { .. } => return Ok(Some(Extent { range, is_zero: true })),
+                Kind::Data { .. } | Kind::Compressed(_) => return Ok(Some(Extent { range, is_zero: false })),
             }
         }
         Ok(None)

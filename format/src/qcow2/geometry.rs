@@ -1,5 +1,7 @@
 //! Cluster arithmetic and table entries.
 
+use super::header::Header;
+use super::refcount_width::RefcountWidth;
 use std::ops::{Add, AddAssign, Range, Sub};
 
 /// Bits 9 to 55 of an L1 or L2 entry: a host offset in bytes.
@@ -12,6 +14,10 @@ pub(crate) const COMPRESSED: u64 = 1 << 62;
 pub(crate) const ZERO: u64 = 1;
 /// Bits of a standard L2 entry that must be zero, beside bit 0.
 pub(crate) const L2_RESERVED: u64 = 0x3f00_0000_0000_01fe;
+/// Bits of an extended L2 entry that must be zero: bit 0 has no meaning beside subclusters.
+pub(crate) const EXTENDED_L2_RESERVED: u64 = L2_RESERVED | ZERO;
+/// Binary logarithm of the subclusters of a cluster with extended L2 entries.
+pub(crate) const SUBCLUSTER_BITS: u32 = 5;
 /// Bits of an L1 entry that must be zero.
 pub(crate) const L1_RESERVED: u64 = 0x7f00_0000_0000_01ff;
 /// Bits of a refcount table entry that must be zero.
@@ -51,16 +57,21 @@ macro_rules! cluster_number {
 }
 
 cluster_number!(
-    /// The number of a cluster on the guest's disk.
+    /// The number of a cluster on the guest's disk: of an L2 entry.
     GuestCluster
+);
+cluster_number!(
+    /// The number of a subcluster on the guest's disk: the smallest part that is mapped by itself. A cluster has 32
+    /// with extended L2 entries, otherwise it is its own only one.
+    Subcluster
 );
 cluster_number!(
     /// The number of a cluster in the image's file.
     HostCluster
 );
 
-/// A run of clusters on the guest's disk.
-pub(crate) type GuestRun = Range<GuestCluster>;
+/// A run of subclusters on the guest's disk.
+pub(crate) type GuestRun = Range<Subcluster>;
 /// A run of clusters in the image's file.
 pub(crate) type HostRun = Range<HostCluster>;
 
@@ -69,10 +80,12 @@ pub(crate) fn length<C: Copy + Sub<Output = u64>>(run: &Range<C>) -> u64 {
     run.end - run.start
 }
 
-/// Shifts that follow from the cluster size, for refcounts of 16 bits.
+/// Shifts that follow from the cluster size, the kind of L2 entries and the width of refcounts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Geometry {
     pub cluster_bits: u32,
+    /// Binary logarithm of the subclusters of a cluster: 5 with extended L2 entries, else 0.
+    pub subcluster_bits: u32,
     /// Binary logarithm of the entries of an L2 table.
     pub l2_bits: u32,
     /// Binary logarithm of the entries of a slice of an L2 table.
@@ -81,38 +94,78 @@ pub(crate) struct Geometry {
     pub block_bits: u32,
     /// Binary logarithm of the entries of a slice of a refcount block.
     pub block_slice_bits: u32,
+    /// How wide refcounts are.
+    pub width: RefcountWidth,
 }
 
 impl Geometry {
-    pub fn new(cluster_bits: u32) -> Self {
+    pub fn new(cluster_bits: u32, extended_l2: bool, refcount_order: u32) -> Self {
         let slice_bytes = cluster_bits.min(MAX_SLICE_BITS);
+        let (subcluster_bits, entry_bits) = if extended_l2 { (SUBCLUSTER_BITS, 4) } else { (0, 3) };
         Geometry {
             cluster_bits,
-            l2_bits: cluster_bits - 3,
-            slice_bits: slice_bytes - 3,
-            block_bits: cluster_bits - 1,
-            block_slice_bits: slice_bytes - 1,
+            subcluster_bits,
+            l2_bits: cluster_bits - entry_bits,
+            slice_bits: slice_bytes - entry_bits,
+            block_bits: cluster_bits + 3 - refcount_order,
+            block_slice_bits: slice_bytes + 3 - refcount_order,
+            width: RefcountWidth::new(refcount_order),
         }
+    }
+
+    /// The geometry of the image with this header.
+    pub fn of(header: &Header) -> Self {
+        Self::new(header.cluster_bits, header.has_extended_l2(), header.refcount_order)
+    }
+
+    /// Whether L2 entries have a bitmap of subclusters each.
+    pub fn has_subclusters(&self) -> bool {
+        self.subcluster_bits != 0
+    }
+
+    /// Bytes of a subcluster.
+    pub fn subcluster_size(&self) -> u64 {
+        1 << (self.cluster_bits - self.subcluster_bits)
+    }
+
+    /// The subclusters that a range of bytes of the disk touches.
+    pub fn subclusters(&self, bytes: &Range<u64>) -> GuestRun {
+        let bits = self.cluster_bits - self.subcluster_bits;
+        Subcluster(bytes.start >> bits)..Subcluster(bytes.end.div_ceil(1 << bits))
+    }
+
+    /// Where a subcluster begins on the disk, in bytes.
+    pub fn guest_offset(&self, subcluster: Subcluster) -> u64 {
+        subcluster.0 << (self.cluster_bits - self.subcluster_bits)
+    }
+
+    /// The cluster to which a subcluster belongs.
+    pub fn cluster_of(&self, subcluster: Subcluster) -> GuestCluster {
+        GuestCluster(subcluster.0 >> self.subcluster_bits)
+    }
+
+    /// The first subcluster of a cluster.
+    pub fn first_of_cluster(&self, cluster: GuestCluster) -> Subcluster {
+        Subcluster(cluster.0 << self.subcluster_bits)
+    }
+
+    /// The position of a subcluster within its cluster.
+    pub fn within_cluster(&self, subcluster: Subcluster) -> u32 {
+        (subcluster.0 & ((1 << self.subcluster_bits) - 1)) as u32
+    }
+
+    /// The clusters that a run of subclusters touches.
+    pub fn clusters_of(&self, run: &GuestRun) -> Range<GuestCluster> {
+        self.cluster_of(run.start)..GuestCluster(run.end.0.div_ceil(1 << self.subcluster_bits))
     }
 
     pub fn cluster_size(&self) -> u64 {
         1 << self.cluster_bits
     }
 
-    /// The guest clusters that a range of bytes of the disk touches.
-    pub fn guest_clusters(&self, bytes: &Range<u64>) -> GuestRun {
-        GuestCluster(bytes.start >> self.cluster_bits)..GuestCluster(bytes.end.div_ceil(self.cluster_size()))
-    }
-
     /// The host clusters that a range of bytes of the file touches.
     pub fn host_clusters(&self, bytes: &Range<u64>) -> HostRun {
-        let GuestRun { start, end } = self.guest_clusters(bytes);
-        HostCluster(start.0)..HostCluster(end.0)
-    }
-
-    /// Where a cluster begins on the disk, in bytes.
-    pub fn guest_offset(&self, cluster: GuestCluster) -> u64 {
-        cluster.0 << self.cluster_bits
+        HostCluster(bytes.start >> self.cluster_bits)..HostCluster(bytes.end.div_ceil(self.cluster_size()))
     }
 
     /// Where a cluster begins in the file, in bytes.
@@ -151,7 +204,7 @@ impl Geometry {
 
     /// Bytes of a slice, of an L2 table as of a refcount block.
     pub fn slice_bytes(&self) -> u64 {
-        8 << self.slice_bits
+        1 << self.cluster_bits.min(MAX_SLICE_BITS)
     }
 
     /// The L2 table to which a slice belongs, as an index into the L1 table, and where in it the slice lies.

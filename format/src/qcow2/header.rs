@@ -7,6 +7,8 @@ use crate::error::{Blame, Result};
 pub const MAGIC: u32 = 0x5146_49fb;
 /// The smallest and the largest cluster: 512 bytes and 2 MiB.
 pub const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
+/// Clusters with extended L2 entries: 16 KiB to 2 MiB.
+pub const EXTENDED_L2_CLUSTER_BITS: std::ops::RangeInclusive<u32> = 14..=21;
 /// QEMU opens no L1 table above this many bytes.
 pub const MAX_L1_BYTES: u64 = 32 << 20;
 /// QEMU opens no refcount table above this many bytes.
@@ -41,7 +43,15 @@ pub mod incompatible {
     pub const EXTERNAL_DATA_FILE: u64 = 1 << 2;
     pub const COMPRESSION_TYPE: u64 = 1 << 3;
     pub const EXTENDED_L2: u64 = 1 << 4;
+    pub const KNOWN: u64 = DIRTY | CORRUPT | EXTERNAL_DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2;
 }
+
+/// Compatible feature: refcounts may be written late.
+pub const LAZY_REFCOUNTS: u64 = 1 << 0;
+/// Autoclear feature: bitmaps are up to date.
+pub const BITMAPS: u64 = 1 << 0;
+/// Autoclear feature: the external data file is a raw image of its own.
+pub const RAW_DATA_FILE: u64 = 1 << 1;
 
 /// A header extension as it stands in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -242,6 +252,13 @@ impl Header {
             let problem = format!("refcount_order is {}, allowed are 0 to 6", self.refcount_order);
             return Err(blame.invalid("header", 96, problem));
         }
+        if self.has_extended_l2() && !EXTENDED_L2_CLUSTER_BITS.contains(&self.cluster_bits) {
+            let problem = format!(
+                "extended L2 entries with cluster_bits {}: allowed are 14 (16 KiB) to 21 (2 MiB)",
+                self.cluster_bits
+            );
+            return Err(blame.invalid("header", 20, problem));
+        }
         let l1_bytes = u64::from(self.l1_size) * 8;
         if l1_bytes > MAX_L1_BYTES {
             return Err(blame.invalid(
@@ -250,7 +267,7 @@ impl Header {
                 format!("an L1 table of {l1_bytes} bytes, allowed are 32 MiB"),
             ));
         }
-        let needed = l1_entries(self.size, self.cluster_bits);
+        let needed = l1_entries(self.size, self.cluster_bits, self.has_extended_l2());
         if u64::from(self.l1_size) < needed {
             let problem =
                 format!("l1_size is {}, a disk of {} bytes needs {needed}", self.l1_size, self.size);
@@ -378,7 +395,7 @@ fn backing_name(cluster: &[u8], offset: u64, size: u64, blame: &Blame) -> Result
 }
 
 /// Entries that the L1 table of a disk of `size` bytes needs.
-pub fn l1_entries(size: u64, cluster_bits: u32) -> u64 {
-    // One L2 table has cluster/8 entries of a cluster each.
-    size.div_ceil(1 << (2 * cluster_bits - 3))
+pub fn l1_entries(size: u64, cluster_bits: u32, extended_l2: bool) -> u64 {
+    // An L2 table is a cluster full of entries of 8 bytes, extended ones of 16, each for a cluster of the disk.
+    size.div_ceil(1 << (2 * cluster_bits - if extended_l2 { 4 } else { 3 }))
 }

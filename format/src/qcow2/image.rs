@@ -1,12 +1,15 @@
 //! An open image.
 
 use super::features;
+use super::freeing::Waiting;
 use super::geometry::{Geometry, HostCluster};
 use super::header::Header;
+use super::mapping::CompressedData;
 use super::operations::InFlight;
+use super::protection::tables_of;
 use super::slices::{Entry, SliceCache};
 use super::state::{Missing, State};
-use crate::error::{Blame, Result};
+use crate::error::{Blame, Error, Result};
 use crate::runtime::{Event, Runtime};
 use crate::storage::{MetadataKind, Storage};
 use rustc_hash::FxHashMap;
@@ -36,22 +39,32 @@ pub struct ImageOptions {
     pub batch_bytes: u64,
     /// How long the first change of a cache waits at most until it is published.
     pub batch_time: Duration,
+    /// Room of data that a guest discards goes back to the host.
+    pub discard: bool,
 }
 
 impl Default for ImageOptions {
     fn default() -> Self {
-        ImageOptions { metadata_cache: None, batch_bytes: 16 << 20, batch_time: Duration::from_secs(1) }
+        ImageOptions {
+            metadata_cache: None,
+            batch_bytes: 16 << 20,
+            batch_time: Duration::from_secs(1),
+            discard: true,
+        }
     }
 }
 
 /// Refcount slices in memory, in bytes: 4 GiB of clusters of 64 KiB, 16 MiB of 512-byte clusters.
 const REFCOUNT_CACHE: u64 = 128 << 10;
 const MAX_METADATA_CACHE: u64 = 32 << 20;
+
 /// A qcow2 image that is open. It belongs to one thread; several disks may share it.
 pub struct Image<S: Storage> {
     /// The image itself, for the tasks that it owns.
     pub(super) this: Weak<Self>,
     pub(super) storage: S,
+    /// Holds the guest's data, if the image itself does not.
+    pub(super) data_file: Option<S>,
     pub(super) blame: Blame,
     pub(super) geometry: Geometry,
     pub(super) runtime: Rc<dyn Runtime>,
@@ -67,6 +80,11 @@ pub struct Image<S: Storage> {
     pub(super) publishing: Cell<bool>,
     pub(super) published: Event,
     pub(super) timer_armed: Cell<bool>,
+    pub(super) waiting: Waiting,
+    /// The compressed cluster that was read last, decompressed.
+    pub(super) decompressed: RefCell<Option<(CompressedData, S::Payload)>>,
+    /// What was found wrong while the image was open for writing: it is written no more.
+    pub(super) damage: RefCell<Option<Error>>,
     pub(super) file_len: Cell<u64>,
     pub(crate) failed_fills: Cell<u64>,
 }
@@ -91,11 +109,27 @@ impl<S: Storage> Image<S> {
         options: ImageOptions,
         runtime: Rc<dyn Runtime>,
     ) -> Result<Rc<Self>> {
+        Self::open_with_data_file(storage, None, name, mode, options, runtime).await
+    }
+
+    /// As [`open`](Self::open); `data_file` holds the guest's data of an image that says so.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and if the image says that it has such a file and none is given, or the other way
+    /// round.
+    pub async fn open_with_data_file(
+        storage: S,
+        data_file: Option<S>,
+        name: &str,
+        mode: Mode,
+        options: ImageOptions,
+        runtime: Rc<dyn Runtime>,
+    ) -> Result<Rc<Self>> {
         let blame = Blame(Arc::from(name));
         let mut header = super::create::read_header(&storage, name).await?;
+        features::check(&header, mode, data_file.is_some(), &blame)?;
         let file_len = storage.len().await.map_err(blame.io("reading the length", 0))?;
-        features::check(&header, mode, &blame)?;
-        let geometry = Geometry::new(header.cluster_bits);
+        let geometry = Geometry::of(&header);
         let l1_bytes = u64::from(header.l1_size) * 8;
         let table_bytes = u64::from(header.refcount_table_clusters) << header.cluster_bits;
         let tables = [
@@ -104,7 +138,7 @@ impl<S: Storage> Image<S> {
         ];
         let mut loaded = Vec::new();
         for (kind, structure, offset, bytes) in tables {
-            if offset + bytes > file_len {
+            if offset.saturating_add(bytes) > file_len {
                 let problem =
                     format!("{bytes} bytes are needed, but the file ends at {file_len}: it is truncated");
                 return Err(blame.invalid(structure, offset, problem));
@@ -113,34 +147,45 @@ impl<S: Storage> Image<S> {
             loaded.push(u64::decode(&read.map_err(blame.io("reading a table", offset))?).collect::<Vec<_>>());
         }
         let [l1, refcount_table] = <[Vec<u64>; 2]>::try_from(loaded).unwrap_or_default();
-        if mode != Mode::Read && header.autoclear_features != 0 {
-            header.autoclear_features = 0;
+        if mode != Mode::Read {
+            // What the bits vouch for no longer holds once somebody writes who does not keep it up.
+            header.autoclear_features &= features::KEPT_AUTOCLEAR;
         }
         let cluster = geometry.cluster_size();
         let limit = match header.cache() {
             Some(cache) if mode == Mode::Fill => HostCluster(cache.quota / cluster),
             _ => HostCluster(1 << (56 - header.cluster_bits)),
         };
-        let full_l2 = header.size.div_ceil(cluster) * 8;
+        let entry_bytes = if geometry.has_subclusters() { 16 } else { 8 };
+        let full_l2 = header.size.div_ceil(cluster).saturating_mul(entry_bytes);
         let metadata_cache = options.metadata_cache.unwrap_or(full_l2.min(MAX_METADATA_CACHE));
+        let tables = match mode {
+            Mode::Write => Some(tables_of(&header, &l1, &refcount_table, file_len)),
+            Mode::Read | Mode::Fill => None,
+        };
         let state = State {
             geometry,
             version: header.version,
+            data_file: data_file.is_some(),
             l1,
             l1_dirty: Default::default(),
-            l2: SliceCache::new(metadata_cache, 1 << geometry.slice_bits),
-            refcounts: SliceCache::new(REFCOUNT_CACHE, 1 << geometry.block_slice_bits),
+            l2: SliceCache::new(metadata_cache, (geometry.slice_bytes() / 8) as usize),
+            refcounts: SliceCache::new(REFCOUNT_CACHE, geometry.slice_bytes() as usize),
             refcount_table,
             refcount_table_dirty: Default::default(),
+            tables,
             free_hint: HostCluster(0),
             limit,
             used: 0,
             data_clusters: 0,
             unpublished: 0,
+            freed: vec![],
+            compressed_end: None,
         };
         let image = Rc::new_cyclic(|this| Image {
             this: this.clone(),
             storage,
+            data_file,
             blame,
             geometry,
             runtime,
@@ -154,6 +199,9 @@ impl<S: Storage> Image<S> {
             publishing: Cell::new(false),
             published: Event::new(),
             timer_armed: Cell::new(false),
+            waiting: Waiting::default(),
+            decompressed: RefCell::default(),
+            damage: RefCell::default(),
             file_len: Cell::new(file_len),
             failed_fills: Cell::new(0),
         });
@@ -186,6 +234,12 @@ impl<S: Storage> Image<S> {
         self.geometry.cluster_size()
     }
 
+    /// Bytes of the smallest part of the disk that is mapped by itself: a cluster, or with extended L2 entries a
+    /// subcluster.
+    pub fn subcluster_size(&self) -> u64 {
+        self.geometry.subcluster_size()
+    }
+
     /// A copy of the header as it stands.
     pub fn header(&self) -> Header {
         self.header.borrow().clone()
@@ -194,6 +248,16 @@ impl<S: Storage> Image<S> {
     /// The storage that holds the image.
     pub fn storage(&self) -> &S {
         &self.storage
+    }
+
+    /// Whether guest data lies in another file.
+    pub(crate) fn has_data_file(&self) -> bool {
+        self.data_file.is_some()
+    }
+
+    /// The storage that holds the guest's data: the image's own, or its external data file.
+    pub(crate) fn data_storage(&self) -> &S {
+        self.data_file.as_ref().unwrap_or(&self.storage)
     }
 
     /// Host bytes that the tables reach, metadata included; exact for a cache that was opened to be filled.

@@ -34,9 +34,9 @@ impl<S: Storage> Image<S> {
                     loaded.pin(missing);
                 }
                 Err(Stop::Invalid { structure, offset, problem }) => {
-                    return Err(self.blame.invalid(structure, offset, problem));
+                    let error = self.blame.invalid(structure, offset, problem);
+                    return Err(Box::pin(self.found_damage(error)).await);
                 }
-                Err(Stop::Unsupported(feature)) => return Err(self.blame.unsupported(feature)),
             }
         }
     }
@@ -77,7 +77,7 @@ impl<S: Storage> Image<S> {
                 }
                 let bytes =
                     self.load_slice(MetadataKind::RefcountBlock, "refcount block", offset + within).await?;
-                self.state.borrow_mut().refcounts.insert_clean(slice, u16::decode(&bytes));
+                self.state.borrow_mut().refcounts.insert_clean(slice, u8::decode(&bytes));
             }
             Missing::RefcountTable => {
                 // A task: were it dropped half-way with its caller, what it was publishing would be lost.

@@ -7,40 +7,57 @@
 //! | `create` | new images |
 //! | `image` | an open image |
 //! | `features` | which images can be opened for what |
-//! | `geometry` | cluster numbers and offsets, table entries |
-//! | `state` | the metadata in memory: mapping, reserving, committing |
+//! | `protection` | damaged images: guests do not write over tables |
+//! | `geometry` | cluster numbers and offsets, bits of table entries |
+//! | `state` | the metadata in memory |
+//! | `mapping` | L2 entries, and what the disk is mapped to |
+//! | `reservation` | places for new data: reserving, committing, releasing |
+//! | `zeroing` | zero clusters and discards |
 //! | `allocation` | free clusters, refcounts |
+//! | `freeing` | when a cluster that is not needed any more may be used again |
 //! | `refcount_width` | refcounts of 1 to 64 bits |
 //! | `slices` | cached slices of L2 tables and refcount blocks |
+//! | `compression` | compressed clusters: the methods |
+//! | `compressed_data` | compressed clusters: reading them |
 //! | `loading` | bringing metadata into memory |
 //! | `operations` | what disks ask: mapping, and operations in flight |
 //! | `publish` | the order in which metadata reaches the storage |
 //! | `table_growth` | a larger refcount table |
+//! | `resize` | a larger or smaller disk |
 //! | `usage` | which host clusters the tables reach |
 //! | `extents` | what an image holds itself, in the order of its disk |
 
 mod allocation;
+mod compressed_data;
+mod compression;
 mod create;
 mod description;
 mod extents;
 mod features;
+mod freeing;
 mod geometry;
 pub mod header;
 mod image;
 mod loading;
+mod mapping;
 mod operations;
+mod protection;
 mod publish;
 mod reached;
-#[expect(dead_code, reason = "the check and the allocator are about to use it")]
 mod refcount_width;
+mod reservation;
+mod resize;
 mod slices;
 mod state;
 mod table_growth;
 mod usage;
+mod zeroing;
 
-pub use create::{CacheOptions, CreateOptions, create, empty_file_bytes, read_header};
-pub(crate) use geometry::GuestCluster;
+pub use compression::{Compression, compress};
+pub use create::{CacheOptions, CreateOptions, DataFileOptions, create, empty_file_bytes, read_header};
+pub(crate) use geometry::{GuestCluster, Subcluster};
 pub use image::{Image, ImageOptions, Mode};
-pub(crate) use operations::{FillStep, InFlight, Progress, WriteStep};
-pub(crate) use state::{CopySource, Kind, Reservation};
+pub(crate) use mapping::{CompressedData, Kind};
+pub(crate) use operations::{CopySource, FillStep, InFlight, Progress, WriteStep};
+pub(crate) use reservation::Reservation;
 pub use usage::Usage;

@@ -2,11 +2,15 @@
 //!
 //! An operation that gives clusters a mapping is registered while it is in flight: its host clusters are
 //! reserved in one synchronous step, then its data is awaited, then it is committed in another. Whoever
-//! needs one of its clusters meanwhile waits for it, and looks again.
+//! needs one of its subclusters meanwhile waits for it, and looks again.
 
+use super::freeing::Use;
 use super::geometry::*;
 use super::image::Image;
-use super::state::*;
+use super::mapping::{Kind, Run};
+use super::reservation::Reservation;
+use super::state::{State, Stop};
+use super::zeroing::ZeroStep;
 use crate::disk::Piece;
 use crate::error::Result;
 use crate::runtime::Event;
@@ -33,8 +37,8 @@ pub(crate) enum Progress<P> {
 /// An allocating write or a fetch that is under way. Whoever needs one of its clusters queues here.
 #[derive(Debug)]
 pub(crate) struct InFlight<P> {
-    /// Guest clusters.
-    pub clusters: GuestRun,
+    /// Subclusters of the disk.
+    pub guest: GuestRun,
     pub progress: RefCell<Progress<P>>,
     /// The operation is over, and no longer on the image's list.
     pub done: Cell<bool>,
@@ -43,48 +47,49 @@ pub(crate) struct InFlight<P> {
 }
 
 impl<S: Storage> Image<S> {
-    /// Guest clusters that one step handles at most from `start` on, within `range` of bytes.
+    /// Subclusters that one step handles at most from `start` on, within `range` of bytes.
     fn step(&self, range: &Range<u64>) -> GuestRun {
-        let clusters = self.geometry.guest_clusters(range);
-        let last_slice = self.geometry.slice_of(clusters.start) + SLICES_PER_STEP;
-        clusters.start..clusters.end.min(self.geometry.first_of_slice(last_slice))
+        let run = self.geometry.subclusters(range);
+        let last_slice = self.geometry.slice_of(self.geometry.cluster_of(run.start)) + SLICES_PER_STEP;
+        let end = self.geometry.first_of_cluster(self.geometry.first_of_slice(last_slice));
+        run.start..run.end.min(end)
     }
 
-    /// The bytes of `range` that lie before the end of guest cluster `end`.
-    pub(crate) fn bytes_before(&self, range: &Range<u64>, end: GuestCluster) -> Range<u64> {
+    /// The bytes of `range` that lie before subcluster `end`.
+    pub(crate) fn bytes_before(&self, range: &Range<u64>, end: Subcluster) -> Range<u64> {
         range.start..range.end.min(self.geometry.guest_offset(end))
     }
 
-    /// The bytes of the disk that whole clusters cover.
-    pub(crate) fn bytes_of(&self, clusters: &GuestRun) -> Range<u64> {
-        self.geometry.guest_offset(clusters.start)..self.geometry.guest_offset(clusters.end)
+    /// The bytes of the disk that whole subclusters cover.
+    pub(crate) fn bytes_of(&self, run: &GuestRun) -> Range<u64> {
+        self.geometry.guest_offset(run.start)..self.geometry.guest_offset(run.end)
     }
 
-    /// Where a host cluster begins in the file, in bytes.
-    pub(crate) fn host_offset(&self, cluster: HostCluster) -> u64 {
-        self.geometry.host_offset(cluster)
+    /// The subclusters that a range of bytes of the disk touches.
+    pub(crate) fn subclusters(&self, range: &Range<u64>) -> GuestRun {
+        self.geometry.subclusters(range)
     }
 
     /// Maps the first bytes of a range.
     pub(crate) async fn map(&self, range: &Range<u64>) -> Result<Run> {
-        let clusters = self.step(range);
-        self.with_metadata(|state| state.map(&clusters)).await
+        let run = self.step(range);
+        self.with_metadata(|state| state.map(&run)).await
     }
 
     /// Maps the first bytes of a range; where they are unmapped, begins to copy them, or joins a copy that
     /// is under way.
     pub(crate) async fn map_or_fill(&self, range: &Range<u64>) -> Result<FillStep<S::Payload>> {
-        let clusters = self.step(range);
+        let step = self.step(range);
         self.with_metadata(|state| {
-            if let Some(other) = self.overlapping(clusters.start) {
+            if let Some(other) = self.overlapping(&(step.start..step.start + 1)) {
                 return Ok(FillStep::Join(other));
             }
-            let run = state.map(&clusters)?;
+            let run = state.map(&step)?;
             if run.kind != Kind::Absent {
                 return Ok(FillStep::Run(run));
             }
-            let end = self.next_in_flight(clusters.start, run.end);
-            Ok(match state.reserve(clusters.start..end)? {
+            let end = self.next_in_flight(step.start, run.end);
+            Ok(match state.reserve(step.start..end)? {
                 Some(reservation) => FillStep::Fetch(self.register(reservation.guest.clone()), reservation),
                 None => FillStep::Run(Run { kind: Kind::Absent, end }),
             })
@@ -94,70 +99,135 @@ impl<S: Storage> Image<S> {
 
     /// Decides where the first bytes of a guest's write go. What needs new clusters is registered as in
     /// flight; what overlaps an operation in flight waits for that to end.
-    pub(crate) async fn begin_write(&self, range: &Range<u64>) -> Result<WriteStep<S::Payload>> {
-        let clusters = self.step(range);
+    pub(crate) async fn begin_write(&self, range: &Range<u64>) -> Result<WriteStep<'_, S::Payload>> {
+        self.check_writable()?;
+        let step = self.step(range);
         loop {
-            let step = self
+            let begun = self
                 .with_metadata(|state| {
-                    if let Some(other) = self.overlapping(clusters.start) {
+                    if let Some(other) = self.overlapping(&(step.start..step.start + 1)) {
                         return Ok(Err(other));
                     }
-                    let run = state.map(&clusters)?;
-                    let end = self.next_in_flight(clusters.start, run.end);
-                    write_run(state, clusters.start..end, run.kind).map(Ok)
+                    let run = state.map(&step)?;
+                    let end = self.next_in_flight(step.start, run.end);
+                    let (reservation, source) = match run_to_write(state, step.start..end, run.kind)? {
+                        ToWrite::InPlace(host) => {
+                            return Ok(Ok(Some(WriteStep::InPlace { host, end, using: self.begin_use() })));
+                        }
+                        ToWrite::Unmapped(source) => (state.reserve(step.start..end)?, source),
+                        ToWrite::Prepared(reservation) => (Some(reservation), CopySource::Zeroes),
+                        ToWrite::Replacing(source) => {
+                            let clusters = state.geometry.clusters_of(&(step.start..end));
+                            let whole = state.geometry.first_of_cluster(clusters.start)
+                                ..state.geometry.first_of_cluster(clusters.end);
+                            if let Some(other) = self.overlapping(&whole) {
+                                return Ok(Err(other));
+                            }
+                            (state.reserve_replacement(&clusters)?, source)
+                        }
+                    };
+                    Ok(Ok(reservation.map(|reservation| {
+                        let record = self.register(reservation.guest.clone());
+                        WriteStep::New { record, reservation, source }
+                    })))
                 })
                 .await?;
-            match step {
-                Ok(Some(WriteRun::InPlace { host, end })) => return Ok(WriteStep::InPlace { host, end }),
-                Ok(Some(WriteRun::New { reservation, source })) => {
-                    let record = self.register(reservation.guest.clone());
-                    return Ok(WriteStep::New { record, reservation, source });
-                }
+            match begun {
+                Ok(Some(step)) => return Ok(step),
                 Ok(None) => return Err(self.blame.refused("the image has no room for another cluster")),
                 Err(other) => other.wait_until_done().await,
             }
         }
     }
 
-    /// Makes the whole clusters of a range read as zeroes. Only for version 3.
-    pub(crate) async fn set_zero(&self, clusters: GuestRun) -> Result<()> {
-        let mut at = clusters.start;
-        while at < clusters.end {
-            let step = self
-                .with_metadata(|state| {
-                    if let Some(other) = self.overlapping(at) {
-                        return Ok(Err(other));
-                    }
-                    let end = self.next_in_flight(at, clusters.end);
-                    state.set_zero(&(at..end)).map(Ok)
+    /// Sets a place aside for a cluster that is written as `bytes` bytes of compressed data.
+    pub(crate) async fn begin_compressed_write(
+        &self,
+        cluster: GuestCluster,
+        bytes: u64,
+    ) -> Result<(Rc<InFlight<S::Payload>>, Reservation)> {
+        self.check_writable()?;
+        let run = self.geometry.first_of_cluster(cluster)..self.geometry.first_of_cluster(cluster + 1);
+        loop {
+            let begun = self
+                .with_metadata(|state| match self.overlapping(&run) {
+                    Some(other) => Ok(Err(other)),
+                    None => state.reserve_compressed(cluster, bytes).map(Ok),
                 })
                 .await?;
-            match step {
-                Ok(Some(end)) => at = end,
-                Ok(None) => return Err(self.blame.refused("the image has no room for another table")),
+            match begun {
+                Ok(Some(reservation)) => return Ok((self.register(run), reservation)),
+                Ok(None) => return Err(self.blame.refused("the image has no room for another cluster")),
                 Err(other) => other.wait_until_done().await,
             }
         }
-        Ok(())
     }
 
-    /// The operation in flight on a guest cluster.
-    fn overlapping(&self, cluster: GuestCluster) -> Option<Rc<InFlight<S::Payload>>> {
-        self.in_flight.borrow().iter().find(|other| other.clusters.contains(&cluster)).cloned()
+    /// Repeats a step that makes a part of a run read as zeroes, until all of it does. Returns the parts for which
+    /// zeroes have to be written.
+    async fn zero_steps(
+        &self,
+        run: GuestRun,
+        mut step: impl FnMut(&mut State, &GuestRun) -> Result<ZeroStep, Stop>,
+    ) -> Result<Vec<Range<u64>>> {
+        self.check_writable()?;
+        let mut to_be_written = Vec::new();
+        let mut at = run.start;
+        while at < run.end {
+            let done = self
+                .with_metadata(|state| {
+                    if let Some(other) = self.overlapping(&(at..at + 1)) {
+                        return Ok(Err(other));
+                    }
+                    let end = self.next_in_flight(at, run.end);
+                    step(state, &(at..end)).map(Ok)
+                })
+                .await?;
+            match done {
+                Ok(ZeroStep::Done(end)) => at = end,
+                Ok(ZeroStep::ToBeWritten(end)) => {
+                    to_be_written.push(self.bytes_of(&(at..end)));
+                    at = end;
+                }
+                Ok(ZeroStep::NoRoom) => {
+                    return Err(self.blame.refused("the image has no room for another table"));
+                }
+                Err(other) => other.wait_until_done().await,
+            }
+        }
+        Ok(to_be_written)
     }
 
-    /// The first cluster after `start`, and before `end`, on which an operation is in flight; else `end`.
-    fn next_in_flight(&self, start: GuestCluster, end: GuestCluster) -> GuestCluster {
+    /// Makes whole subclusters read as zeroes. Only for version 3. Returns parts for which that has to be written.
+    pub(crate) async fn set_zero(&self, run: GuestRun, unmap: bool) -> Result<Vec<Range<u64>>> {
+        self.zero_steps(run, |state, run| state.set_zero(run, unmap)).await
+    }
+
+    /// Takes the data of whole clusters away; see [`State::discard`].
+    pub(crate) async fn discard_clusters(&self, run: GuestRun, is_backed: bool) -> Result<()> {
+        self.zero_steps(run, |state, run| state.discard(run, is_backed)).await.map(drop)
+    }
+
+    /// Takes the mapping of whole clusters away.
+    pub(super) async fn unmap_clusters(&self, run: GuestRun) -> Result<()> {
+        self.zero_steps(run, |state, run| state.unmap(run)).await.map(drop)
+    }
+
+    /// The first operation in flight on some subclusters.
+    fn overlapping(&self, run: &GuestRun) -> Option<Rc<InFlight<S::Payload>>> {
+        let overlaps = |other: &&Rc<InFlight<_>>| other.guest.start < run.end && run.start < other.guest.end;
+        self.in_flight.borrow().iter().find(overlaps).cloned()
+    }
+
+    /// The first subcluster after `start`, and before `end`, on which an operation is in flight; else `end`.
+    fn next_in_flight(&self, start: Subcluster, end: Subcluster) -> Subcluster {
         let list = self.in_flight.borrow();
-        list.iter()
-            .map(|other| other.clusters.start)
-            .filter(|first| *first >= start)
-            .fold(end, GuestCluster::min)
+        list.iter().map(|other| other.guest.start).filter(|first| *first >= start).fold(end, Subcluster::min)
     }
 
-    fn register(&self, clusters: GuestRun) -> Rc<InFlight<S::Payload>> {
+    fn register(&self, guest: GuestRun) -> Rc<InFlight<S::Payload>> {
         let record = Rc::new(InFlight {
-            clusters,
+            guest,
             progress: RefCell::new(Progress::Waiting),
             done: Cell::new(false),
             changed: Event::new(),
@@ -166,39 +236,41 @@ impl<S: Storage> Image<S> {
         record
     }
 
-    /// Writes data onto reserved host clusters: `parts` together cover the reservation.
+    /// Writes data onto reserved places: `parts` together cover the reservation.
     pub(crate) async fn write_reserved(&self, reservation: &Reservation, parts: &[S::Payload]) -> Result<()> {
         if let [host] = reservation.host.as_slice() {
-            return self.write_data(self.geometry.host_offset(host.start), parts).await;
+            return self.write_data(host.start, parts).await;
         }
         let whole = S::Payload::concat(parts);
-        let base = reservation.guest.start;
-        for (guest, host) in reservation.pairs() {
-            let offset = |cluster| self.geometry.guest_offset(cluster) - self.geometry.guest_offset(base);
-            let part = offset(guest.start)..offset(guest.end);
-            self.write_data(self.geometry.host_offset(host.start), &[whole.slice(part)]).await?;
+        let mut at = 0;
+        for host in &reservation.host {
+            let end = at + (host.end - host.start);
+            self.write_data(host.start, &[whole.slice(at..end)]).await?;
+            at = end;
         }
         Ok(())
     }
 
-    /// Writes guest data at a host offset.
+    /// Writes guest data at an offset of the file that holds it.
     pub(crate) async fn write_data(&self, offset: u64, parts: &[S::Payload]) -> Result<()> {
-        self.storage.write(offset, parts).await.map_err(self.blame.io("writing data", offset))?;
-        let end = offset + parts.iter().map(Payload::len).sum::<u64>();
-        self.file_len.set(self.file_len.get().max(end));
+        self.data_storage().write(offset, parts).await.map_err(self.blame.io("writing data", offset))?;
+        if self.data_file.is_none() {
+            let end = offset + parts.iter().map(Payload::len).sum::<u64>();
+            self.file_len.set(self.file_len.get().max(end));
+        }
         Ok(())
     }
 
-    /// Ends an operation whose data is in place: the clusters are mapped, those for which `is_hole` holds
+    /// Ends an operation whose data is in place: the subclusters are mapped, those for which `is_hole` holds
     /// as zeroes.
     pub(crate) async fn commit(
         self: &Rc<Self>,
         record: &InFlight<S::Payload>,
         reservation: Reservation,
-        is_hole: impl Fn(GuestCluster) -> bool,
+        is_hole: impl Fn(Subcluster) -> bool,
     ) {
         let unused = self.state.borrow_mut().commit(&reservation, is_hole);
-        self.free(&unused).await;
+        self.remove_references(&unused).await;
         self.finish(record);
         self.publish_when_due();
     }
@@ -206,7 +278,7 @@ impl<S: Storage> Image<S> {
     /// Ends an operation that failed: nothing is mapped, the clusters are free again.
     pub(crate) async fn abandon(&self, record: &InFlight<S::Payload>, reservation: Reservation) {
         let unused = self.state.borrow_mut().release(&reservation);
-        self.free(&unused).await;
+        self.remove_references(&unused).await;
         self.finish(record);
     }
 
@@ -216,19 +288,16 @@ impl<S: Storage> Image<S> {
         record.changed.notify();
         self.idle.notify();
     }
+}
 
-    async fn free(&self, runs: &[HostRun]) {
-        for run in runs {
-            let mut rest = run.clone();
-            while !rest.is_empty() {
-                match self.with_metadata(|state| state.free(&rest)).await {
-                    Ok(end) => rest.start = end,
-                    // A refcount that cannot be read cannot be lowered: the cluster leaks, which harms nobody.
-                    Err(_) => break,
-                }
-            }
-        }
-    }
+/// What the untouched rest of a newly written cluster is copied from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CopySource {
+    /// The layers below.
+    Below,
+    /// The cluster that is replaced, and where it has nothing the layers below.
+    Replaced,
+    Zeroes,
 }
 
 /// The first step of a read through a cache that is being filled.
@@ -242,10 +311,10 @@ pub(crate) enum FillStep<P> {
 }
 
 /// The first step of a guest's write.
-pub(crate) enum WriteStep<P> {
-    /// Onto mapped clusters: up to guest cluster `end`, from host cluster `host` on.
-    InPlace { host: HostCluster, end: GuestCluster },
-    /// Onto reserved clusters, whose untouched rest comes from `source`.
+pub(crate) enum WriteStep<'a, P> {
+    /// Onto what is mapped: up to subcluster `end`, from byte `host` on, where the first subcluster begins.
+    InPlace { host: u64, end: Subcluster, using: Use<'a> },
+    /// Onto reserved places, whose untouched rest comes from `source`.
     New { record: Rc<InFlight<P>>, reservation: Reservation, source: CopySource },
 }
 
@@ -257,21 +326,41 @@ impl<P> InFlight<P> {
     }
 }
 
-fn write_run(state: &mut State, clusters: GuestRun, kind: Kind) -> Result<Option<WriteRun>, Stop> {
-    let new = |source| move |reservation| WriteRun::New { reservation, source };
+/// How a run of one kind is written.
+enum ToWrite {
+    /// Where it lies, from this byte on.
+    InPlace(u64),
+    /// On new places, in host clusters that are already there as far as possible.
+    Unmapped(CopySource),
+    /// On places that were in reserve.
+    Prepared(Reservation),
+    /// On new clusters, instead of those that others refer to as well, or that are compressed.
+    Replacing(CopySource),
+}
+
+fn run_to_write(state: &mut State, run: GuestRun, kind: Kind) -> Result<ToWrite, Stop> {
+    let bytes = state.geometry.guest_offset(run.end) - state.geometry.guest_offset(run.start);
+    let check = |state: &State, offset| match state.data_file {
+        true => Ok(()),
+        false => state.check_no_table(&state.geometry.host_clusters(&(offset..offset + bytes))),
+    };
     match kind {
-        Kind::Data { host, copied: true } => Ok(Some(WriteRun::InPlace { host, end: clusters.end })),
-        Kind::Data { copied: false, .. } => {
-            Err(Stop::Unsupported("writing to a cluster that is shared (its COPIED flag is not set)".into()))
+        Kind::Data { offset, copied } if copied || state.data_file => {
+            check(state, offset)?;
+            Ok(ToWrite::InPlace(offset))
         }
-        Kind::Absent => Ok(state.reserve(clusters)?.map(new(CopySource::Below))),
-        Kind::Zero => Ok(state.reserve(clusters)?.map(new(CopySource::Zeroes))),
-        Kind::ZeroAllocated(host) => {
-            let end = host + length(&clusters);
-            let reservation =
-                Reservation { guest: clusters, host: SmallVec::from_buf([host..end]), reused: true };
+        Kind::ZeroAllocated { offset, copied } if copied || state.data_file => {
+            check(state, offset)?;
+            let reservation = Reservation::in_place(run, offset..offset + bytes);
             state.pin(&reservation);
-            Ok(Some(WriteRun::New { reservation, source: CopySource::Zeroes }))
+            Ok(ToWrite::Prepared(reservation))
         }
+        Kind::Data { .. } | Kind::Compressed(_) => Ok(ToWrite::Replacing(CopySource::Replaced)),
+        Kind::ZeroAllocated { .. } => Ok(ToWrite::Replacing(CopySource::Zeroes)),
+        Kind::Absent | Kind::Zero if state.shares_host(run.start)? => {
+            Ok(ToWrite::Replacing(CopySource::Replaced))
+        }
+        Kind::Absent => Ok(ToWrite::Unmapped(CopySource::Below)),
+        Kind::Zero => Ok(ToWrite::Unmapped(CopySource::Zeroes)),
     }
 }

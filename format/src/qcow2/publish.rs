@@ -4,12 +4,15 @@
 //! could have lost. So changes are collected, and published in batches, each in this order:
 //!
 //! 1. data (written when it came) and refcounts; barrier if the refcount table changed; the refcount table;
-//! 2. barrier; L2 entries; 3. barrier; L1 entries; 4. a last barrier, if somebody waits for durability.
+//! 2. barrier; L2 entries; 3. barrier; L1 entries; 4. a last barrier, if somebody waits for durability, or if the
+//! batch took references away; 5. only then those references are counted no more ([`super::freeing`]), and the
+//! refcounts that say so belong to the next batch.
 //!
 //! A power cut between two of them leaves clusters that are counted and unreachable, nothing worse. The
 //! content of a batch is what memory holds when it begins: entries are only there once their data is written,
 //! so the first barrier covers all the data that the batch points at.
 
+use super::freeing::Freed;
 use super::geometry::OFFSET_MASK;
 use super::header::extension;
 use super::image::{Image, Mode};
@@ -32,11 +35,14 @@ struct Batch {
     l1: Vec<(u64, Vec<u8>)>,
     l1_sectors: Vec<u64>,
     unpublished: u64,
+    /// What the batch's tables no longer refer to.
+    freed: Vec<Freed>,
 }
 
 impl Batch {
     fn is_empty(&self) -> bool {
-        self.refcounts.is_empty()
+        self.freed.is_empty()
+            && self.refcounts.is_empty()
             && self.l2.is_empty()
             && self.refcount_table.is_empty()
             && self.l1.is_empty()
@@ -44,6 +50,8 @@ impl Batch {
 }
 
 const SECTOR: u64 = 512;
+/// So many runs of freed clusters wait for a batch at most.
+const MOST_FREED: usize = 4096;
 
 /// The right to publish; one at a time.
 pub(super) struct Turn<'a, S: Storage>(&'a Image<S>);
@@ -76,7 +84,9 @@ impl<S: Storage> Image<S> {
     pub(crate) fn publish_when_due(self: &Rc<Self>) {
         let due = {
             let state = self.state.borrow();
-            state.unpublished >= self.options.batch_bytes || state.l2.dirty() > state.l2.capacity() / 2
+            state.unpublished >= self.options.batch_bytes
+                || state.l2.dirty() > state.l2.capacity() / 2
+                || state.freed.len() > MOST_FREED
         };
         if due && !self.publishing.get() {
             self.publish_in_background();
@@ -110,6 +120,14 @@ impl<S: Storage> Image<S> {
             idle.await;
         }
         self.flush().await?;
+        let has_freed = {
+            let state = self.state.borrow();
+            state.refcounts.dirty() > 0 || !state.freed.is_empty()
+        };
+        if has_freed {
+            // The first round has freed clusters, which the second one counts.
+            self.flush().await?;
+        }
         if self.mode() == Mode::Fill {
             // The header is nobody else's while this one writes it.
             let _turn = self.publishing_turn().await;
@@ -143,9 +161,14 @@ impl<S: Storage> Image<S> {
 
     /// Publishes what is pending. Only in a turn.
     pub(super) async fn publish_pending(&self, durable: bool) -> Result<()> {
-        let batch = self.take_batch();
+        self.flush_data_file().await?;
+        let mut batch = self.take_batch();
         let written = self.write_batch(&batch, durable).await;
+        let freed = if written.is_ok() { std::mem::take(&mut batch.freed) } else { vec![] };
         self.end_batch(batch, written.is_err());
+        if written.is_ok() {
+            self.free_unused(freed).await;
+        }
         written
     }
 
@@ -154,15 +177,21 @@ impl<S: Storage> Image<S> {
         let state = &mut *guard;
         let geometry = self.geometry;
         let header = self.header.borrow();
-        let mut batch = Batch { unpublished: std::mem::take(&mut state.unpublished), ..Batch::default() };
+        let mut batch = Batch {
+            unpublished: std::mem::take(&mut state.unpublished),
+            freed: std::mem::take(&mut state.freed),
+            ..Batch::default()
+        };
         for (key, bytes) in state.refcounts.take_dirty() {
             let (block, within) = geometry.block_slice_position(key);
-            batch.refcounts.push(((state.refcount_table[block] & OFFSET_MASK) + within, bytes));
+            let offset = state.refcount_table.get(block).copied().unwrap_or(0) & OFFSET_MASK;
+            batch.refcounts.push((offset + within, bytes));
             batch.refcount_keys.push(key);
         }
         for (key, bytes) in state.l2.take_dirty() {
             let (table, within) = geometry.slice_position(key);
-            batch.l2.push(((state.l1[table] & OFFSET_MASK) + within, bytes));
+            let offset = state.l1.get(table).copied().unwrap_or(0) & OFFSET_MASK;
+            batch.l2.push((offset + within, bytes));
             batch.l2_keys.push(key);
         }
         batch.refcount_table_sectors = std::mem::take(&mut state.refcount_table_dirty).into_iter().collect();
@@ -187,7 +216,7 @@ impl<S: Storage> Image<S> {
             self.barrier().await?;
             self.write_all(MetadataKind::L1Table, &batch.l1).await?;
         }
-        if durable { self.barrier().await } else { Ok(()) }
+        if durable || !batch.freed.is_empty() { self.barrier().await } else { Ok(()) }
     }
 
     /// Lets go of the batch; what did not reach the storage is pending again.
@@ -206,6 +235,15 @@ impl<S: Storage> Image<S> {
             state.refcount_table_dirty.extend(batch.refcount_table_sectors);
             state.l1_dirty.extend(batch.l1_sectors);
             state.unpublished += batch.unpublished;
+            state.freed.splice(0..0, batch.freed);
+        }
+    }
+
+    /// Makes the data in an external data file durable, before any table says that it is there.
+    async fn flush_data_file(&self) -> Result<()> {
+        match &self.data_file {
+            Some(file) => file.flush().await.map_err(self.blame.io("flushing the external data file", 0)),
+            None => Ok(()),
         }
     }
 
@@ -241,7 +279,8 @@ fn sectors(numbers: &[u64], table: &[u64], offset: u64) -> Vec<(u64, Vec<u8>)> {
         .iter()
         .map(|number| {
             let start = *number as usize * entries;
-            (offset + number * SECTOR, u64::encode(&table[start..table.len().min(start + entries)]))
+            let sector = table.get(start..).unwrap_or_default();
+            (offset + number * SECTOR, u64::encode(sector.get(..entries).unwrap_or(sector)))
         })
         .collect()
 }

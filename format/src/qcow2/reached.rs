@@ -3,8 +3,8 @@
 use super::geometry::{HostCluster, HostRun};
 
 /// A bit a host cluster: reached or not.
-#[derive(Default)]
-pub(super) struct Reached {
+#[derive(Debug, Default)]
+pub(crate) struct Reached {
     words: Vec<u64>,
     /// How many are marked.
     pub count: u64,
@@ -31,6 +31,29 @@ impl Reached {
             at += count;
         }
         None
+    }
+
+    /// The first marked cluster of a run.
+    pub fn first_in(&self, run: &HostRun) -> Option<HostCluster> {
+        let mut at = run.start.0;
+        while at < run.end.0 {
+            let word = self.words.get((at / 64) as usize)?;
+            let rest = word >> (at % 64);
+            if rest != 0 {
+                let first = HostCluster(at + u64::from(rest.trailing_zeros()));
+                return Some(first).filter(|first| *first < run.end);
+            }
+            at = (at / 64 + 1) * 64;
+        }
+        None
+    }
+
+    pub fn unmark(&mut self, cluster: HostCluster) {
+        if let Some(word) = self.words.get_mut((cluster.0 / 64) as usize) {
+            let mask = 1 << (cluster.0 % 64);
+            self.count -= u64::from(*word & mask != 0);
+            *word &= !mask;
+        }
     }
 
     pub fn contains(&self, cluster: HostCluster) -> bool {
@@ -64,5 +87,11 @@ mod tests {
         assert!(!reached.contains(HostCluster(2)) && reached.contains(HostCluster(3)));
         assert!(reached.contains(HostCluster(255)) && !reached.contains(HostCluster(256)));
         assert_eq!(reached.mark(run(0, 5)), Some(HostCluster(3)));
+        assert_eq!(reached.first_in(&run(256, 1000)), None);
+        assert_eq!(reached.first_in(&run(0, 64)), Some(HostCluster(3)));
+        assert_eq!(reached.first_in(&run(0, 3)), None);
+        assert_eq!(reached.first_in(&run(100, 101)), Some(HostCluster(100)));
+        reached.unmark(HostCluster(100));
+        assert_eq!((reached.first_in(&run(100, 101)), reached.count), (None, 252));
     }
 }

@@ -23,11 +23,6 @@ impl RefcountWidth {
         u64::MAX >> (64 - self.bits())
     }
 
-    /// How many refcounts `bytes` bytes hold.
-    pub fn entries(self, bytes: u64) -> u64 {
-        bytes.saturating_mul(8) >> self.order
-    }
-
     /// The refcount with this index; 0 beyond the end. Below a byte, the lowest bits come first.
     pub fn get(self, counts: &[u8], index: usize) -> u64 {
         if self.order < 3 {
@@ -81,7 +76,7 @@ mod tests {
         for order in 0..=6 {
             let width = RefcountWidth::new(order);
             let mut counts = vec![0; 64];
-            let entries = width.entries(64) as usize;
+            let entries = 64 * 8 / width.bits() as usize;
             for index in 0..entries {
                 width.set(&mut counts, index, (index as u64 * 7 + 1) & width.max());
             }

@@ -28,7 +28,8 @@ macro_rules! big_endian_entry {
 }
 
 big_endian_entry!(u64);
-big_endian_entry!(u16);
+// Refcounts stay as they stand in the file: their width differs from image to image.
+big_endian_entry!(u8);
 
 #[derive(Debug)]
 struct Slot {

@@ -17,7 +17,7 @@ struct Plan {
 
 impl Plan {
     fn new(geometry: &Geometry, old_entries: u64) -> Self {
-        let entries_per_cluster = 1u64 << geometry.l2_bits;
+        let entries_per_cluster = geometry.cluster_size() / 8;
         let first = geometry.first_of_block(old_entries);
         let mut blocks = 1;
         loop {
@@ -73,15 +73,16 @@ impl<S: Storage> Image<S> {
         }
         let mut table = self.state.borrow().refcount_table.clone();
         table.resize((table_bytes / 8) as usize, 0);
-        for block in 0..plan.blocks {
-            table[(old_entries + block) as usize] = geometry.host_offset(plan.first + block);
+        for (block, entry) in (0..plan.blocks).zip(table.iter_mut().skip(old_entries as usize)) {
+            *entry = geometry.host_offset(plan.first + block);
         }
-        let mut counts = vec![1u16; (plan.blocks + plan.table_clusters) as usize];
-        counts.resize((plan.blocks << geometry.block_bits) as usize, 0);
+        let mut counts = vec![0u8; (plan.blocks << geometry.cluster_bits) as usize];
+        (0..plan.blocks + plan.table_clusters)
+            .for_each(|index| geometry.width.set(&mut counts, index as usize, 1));
         let blocks_offset = geometry.host_offset(plan.first);
         let table_offset = geometry.host_offset(plan.first + plan.blocks);
         for (kind, offset, bytes) in [
-            (MetadataKind::RefcountBlock, blocks_offset, u16::encode(&counts)),
+            (MetadataKind::RefcountBlock, blocks_offset, counts.clone()),
             (MetadataKind::RefcountTable, table_offset, u64::encode(&table)),
         ] {
             let write = self.storage.write_metadata(kind, offset, &bytes).await;
@@ -101,30 +102,27 @@ impl<S: Storage> Image<S> {
         *self.header.borrow_mut() = header;
         adopt(&mut self.state.borrow_mut(), table, &plan, &counts);
         let old_bytes = u64::from(old.refcount_table_clusters) << geometry.cluster_bits;
-        let mut rest =
+        let old_table =
             geometry.host_clusters(&(old.refcount_table_offset..old.refcount_table_offset + old_bytes));
-        while !rest.is_empty() {
-            rest.start = self.with_metadata_no_growth(&rest).await?;
-        }
+        // The old table counts them, so that no growth can be needed.
+        Box::pin(self.remove_references(&[old_table])).await;
         Ok(())
-    }
-
-    /// Frees clusters that the old table counts, so that no growth can be needed.
-    async fn with_metadata_no_growth(&self, run: &HostRun) -> Result<HostCluster> {
-        Box::pin(self.with_metadata(|state| state.free(run))).await
     }
 }
 
-fn adopt(state: &mut State, table: Vec<u64>, plan: &Plan, counts: &[u16]) {
-    let bits = state.geometry.block_slice_bits;
+fn adopt(state: &mut State, table: Vec<u64>, plan: &Plan, counts: &[u8]) {
+    let slice_bytes = state.geometry.slice_bytes() as usize;
     // While the new table was written, entries may have been added to the old one.
     let mut table = table;
     let old = std::mem::take(&mut state.refcount_table);
-    table[..old.len()].copy_from_slice(&old);
+    table.iter_mut().zip(&old).for_each(|(entry, old)| *entry = *old);
     state.refcount_table = table;
     let first_slice = state.geometry.block_slice_of(plan.first);
-    for (index, slice) in counts.chunks(1 << bits).enumerate() {
+    for (index, slice) in counts.chunks(slice_bytes).enumerate() {
         state.refcounts.insert_clean(first_slice + index as u64, slice.iter().copied());
     }
     state.used += plan.blocks + plan.table_clusters;
+    if let Some(tables) = &mut state.tables {
+        tables.mark(plan.first..plan.end());
+    }
 }

@@ -60,7 +60,11 @@ impl<S: Storage> Image<S> {
             let read =
                 self.storage.read_metadata(MetadataKind::L2Table, table, geometry.cluster_size()).await;
             let table = read.map_err(self.blame.io("reading an L2 table", table))?;
-            let entries: Vec<u64> = u64::decode(&table).collect();
+            let words = u64::decode(&table);
+            let entries: Vec<u64> = match geometry.has_subclusters() {
+                true => words.step_by(2).collect(),
+                false => words.collect(),
+            };
             for run in data_runs(&entries, &geometry) {
                 let run = run.map_err(|entry| {
                     let problem = "counting the clusters of an image with compressed clusters";
@@ -139,14 +143,15 @@ impl<S: Storage> Image<S> {
     /// Sets the refcounts of one slice to what was reached, if they differ.
     async fn correct_refcounts(&self, slice: u64, reached: &Reached) -> Result<()> {
         let first = self.geometry.first_of_block_slice(slice);
-        let right = |index: usize| u16::from(reached.contains(first + index as u64));
+        let (width, entries) = (self.geometry.width, 1 << self.geometry.block_slice_bits);
+        let right = |index: usize| u64::from(reached.contains(first + index as u64));
         self.with_metadata(|state| {
             let counts = state.refcounts.get(slice).ok_or(Missing::RefcountSlice(slice))?;
-            if counts.iter().enumerate().all(|(index, count)| *count == right(index)) {
+            if (0..entries).all(|index| width.get(counts, index) == right(index)) {
                 return Ok(());
             }
             if let Some(counts) = state.refcounts.get_mut(slice) {
-                counts.iter_mut().enumerate().for_each(|(index, count)| *count = right(index));
+                (0..entries).for_each(|index| width.set(counts, index, right(index)));
             }
             Ok(())
         })
@@ -162,7 +167,8 @@ fn data_runs<'a>(
 ) -> impl Iterator<Item = Result<HostRun, u64>> + 'a {
     let mut rest = entries;
     std::iter::from_fn(move || {
-        rest = &rest[rest.iter().take_while(|entry| **entry & (OFFSET_MASK | COMPRESSED) == 0).count()..];
+        let empty = rest.iter().take_while(|entry| **entry & (OFFSET_MASK | COMPRESSED) == 0).count();
+        rest = rest.get(empty..)?;
         let first = *rest.first()?;
         if first & COMPRESSED != 0 {
             rest = &[];
@@ -173,7 +179,7 @@ fn data_runs<'a>(
             **entry & COMPRESSED == 0 && geometry.host_cluster(**entry) == start + *number
         };
         let clusters = (0..).zip(rest).take_while(goes_on).count();
-        rest = &rest[clusters..];
+        rest = rest.get(clusters..)?;
         Some(Ok(start..start + clusters as u64))
     })
 }

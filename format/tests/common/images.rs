@@ -91,6 +91,7 @@ impl Images {
             metadata_cache: random.pick(&[None, Some(0)]),
             batch_bytes: random.pick(&[1, 100_000, 16 << 20]),
             batch_time: Duration::from_micros(random.pick(&[1, 10_000_000])),
+            ..ImageOptions::default()
         };
         let filling = random.pick(&[Filling::Beside, Filling::InPath]);
         Ok((Images { overlay, cache, base, options, filling }, below))

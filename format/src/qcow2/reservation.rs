@@ -1,0 +1,401 @@
+//! Host clusters for new data: set aside in one step, mapped in another, once the data is there.
+
+use super::freeing::Freed;
+use super::geometry::*;
+use super::mapping::{ALL_ALLOCATED, CompressedData, L2Entry};
+use super::state::{State, Stop, push_run, take_first};
+use smallvec::SmallVec;
+use std::ops::Range;
+
+/// Where data of some subclusters is to go, which are mapped once it is there. It must be committed or released.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    /// Subclusters of the disk.
+    pub guest: GuestRun,
+    /// Bytes of the file of the data, together as long as the subclusters and in their order.
+    pub host: SmallVec<[Range<u64>; 1]>,
+    /// Clusters that no entry points at yet; they are free again if the reservation is given up.
+    taken: SmallVec<[HostRun; 1]>,
+    /// The place of one compressed cluster.
+    compressed: Option<CompressedData>,
+}
+
+impl Reservation {
+    /// Of clusters that are mapped, as zeroes, and have their host clusters already.
+    pub fn in_place(guest: GuestRun, host: Range<u64>) -> Self {
+        Reservation { guest, host: SmallVec::from_buf([host]), taken: SmallVec::new(), compressed: None }
+    }
+}
+
+/// What a run needs that fits into the room there is.
+struct Fitting {
+    end: Subcluster,
+    new_tables: SmallVec<[u64; 4]>,
+    /// Host clusters for data.
+    hosts: u64,
+}
+
+impl State {
+    /// Sets places aside for the first subclusters of a run, all of them without data: as many as there is room for,
+    /// `None` if there is none, or if the first one shares its host cluster with a snapshot.
+    pub fn reserve(&mut self, run: GuestRun) -> Result<Option<Reservation>, Stop> {
+        if !self.own_tables(&run)? {
+            return Ok(None);
+        }
+        let run = self.before_shared(run)?;
+        let wanted = self.fitting(&run, u64::MAX)?;
+        let needed = wanted.hosts + wanted.new_tables.len() as u64;
+        let mut free = self.find_free(needed)?;
+        let Fitting { end, new_tables, hosts } = match free.found >= needed {
+            true => wanted,
+            false => self.fitting(&run, free.found)?,
+        };
+        if end == run.start {
+            return Ok(None);
+        }
+        let mut host = self.take(&mut free, hosts + new_tables.len() as u64)?;
+        // From here on nothing can fail. Tables first, so that table and data often are one run.
+        for index in new_tables {
+            let table = take_first(&mut host);
+            self.add_table(index, table);
+        }
+        self.used += hosts;
+        let guest = run.start..end;
+        let reservation = match (self.data_file, self.geometry.has_subclusters()) {
+            (_, true) => self.place_subclusters(guest, host),
+            (true, false) => {
+                let bytes = self.geometry.guest_offset(guest.start)..self.geometry.guest_offset(guest.end);
+                Reservation::in_place(guest, bytes)
+            }
+            (false, false) => self.on_clusters(guest, host),
+        };
+        self.pin(&reservation);
+        Ok(Some(reservation))
+    }
+
+    /// Sets new clusters aside for the first of some clusters that have data which others refer to as well, or which
+    /// is compressed. What they refer to now is freed when the reservation is committed.
+    pub fn reserve_replacement(
+        &mut self,
+        clusters: &Range<GuestCluster>,
+    ) -> Result<Option<Reservation>, Stop> {
+        let geometry = self.geometry;
+        let guest = geometry.first_of_cluster(clusters.start)..geometry.first_of_cluster(clusters.end);
+        if !self.own_tables(&guest)? {
+            return Ok(None);
+        }
+        let mut free = self.find_free(length(clusters))?;
+        if free.found == 0 {
+            return Ok(None);
+        }
+        let wanted = free.found.min(length(clusters));
+        let host = self.take(&mut free, wanted)?;
+        self.used += wanted;
+        let end = geometry.first_of_cluster(clusters.start + wanted);
+        let reservation = self.on_clusters(guest.start..end, host);
+        self.pin(&reservation);
+        Ok(Some(reservation))
+    }
+
+    /// Sets a place aside for `bytes` bytes of compressed data: behind other such data if there is room.
+    pub fn reserve_compressed(
+        &mut self,
+        cluster: GuestCluster,
+        bytes: u64,
+    ) -> Result<Option<Reservation>, Stop> {
+        let geometry = self.geometry;
+        let guest = geometry.first_of_cluster(cluster)..geometry.first_of_cluster(cluster + 1);
+        if !self.own_tables(&guest)? {
+            return Ok(None);
+        }
+        let new_table = self.l2_table(geometry.l1_index(cluster))? == 0;
+        let behind = self.room_behind_compressed(bytes)?;
+        let needed = u64::from(behind.is_none()) + u64::from(new_table);
+        let mut free = self.find_free(needed)?;
+        if free.found < needed {
+            return Ok(None);
+        }
+        let mut host = self.take(&mut free, needed)?;
+        if new_table {
+            let table = take_first(&mut host);
+            self.add_table(geometry.l1_index(cluster), table);
+        }
+        let offset = match behind {
+            Some(offset) => {
+                self.add_reference(geometry.host_clusters(&(offset..offset + bytes)).start);
+                offset
+            }
+            None => geometry.host_offset(take_first(&mut host)),
+        };
+        let end = offset + bytes;
+        self.compressed_end = (end % geometry.cluster_size() != 0).then_some(end);
+        let touched = geometry.host_clusters(&(offset..end));
+        let data = CompressedData { offset, bytes };
+        let reservation = Reservation {
+            guest,
+            host: SmallVec::from_buf([offset..end]),
+            taken: SmallVec::from_buf([touched]),
+            compressed: Some(data),
+        };
+        self.pin(&reservation);
+        Ok(Some(reservation))
+    }
+
+    /// Where `bytes` bytes fit into the cluster in which compressed data ended last, if they do.
+    fn room_behind_compressed(&mut self, bytes: u64) -> Result<Option<u64>, Stop> {
+        let Some(end) = self.compressed_end else { return Ok(None) };
+        let cluster = self.geometry.host_clusters(&(end..end + bytes));
+        let fits = length(&cluster) == 1 && self.refcount(cluster.start)? < self.geometry.width.max();
+        Ok(fits.then_some(end))
+    }
+
+    /// Whether the cluster of a subcluster without data has a host cluster to which others refer as well.
+    pub fn shares_host(&mut self, at: Subcluster) -> Result<bool, Stop> {
+        Ok(self.before_shared(at..at + 1)?.is_empty())
+    }
+
+    /// The part of a run before the first cluster whose host cluster others refer to.
+    fn before_shared(&mut self, run: GuestRun) -> Result<GuestRun, Stop> {
+        let geometry = self.geometry;
+        if !geometry.has_subclusters() {
+            return Ok(run);
+        }
+        let clusters = geometry.clusters_of(&run);
+        let mut cluster = clusters.start;
+        while cluster < clusters.end {
+            if self.l2_table(geometry.l1_index(cluster))? != 0 {
+                let entry = self.entry(cluster)?;
+                let is_shared = entry.has_host(self.data_file) && !entry.is_copied();
+                if is_shared || entry.is_compressed() {
+                    return Ok(run.start..geometry.first_of_cluster(cluster).max(run.start));
+                }
+            }
+            cluster += 1;
+        }
+        Ok(run)
+    }
+
+    /// How much of a run fits if there are `room` free clusters for data and tables.
+    fn fitting(&mut self, run: &GuestRun, room: u64) -> Result<Fitting, Stop> {
+        let geometry = self.geometry;
+        let mut left = room;
+        let mut fitting = Fitting { end: run.start, new_tables: SmallVec::new(), hosts: 0 };
+        if run.is_empty() {
+            return Ok(fitting);
+        }
+        for index in self.table_indices(run) {
+            let is_new = self.l2_table(index)? == 0;
+            if left < u64::from(is_new) {
+                break;
+            }
+            let table_end = geometry.first_of_cluster(geometry.first_of_table(index + 1)).min(run.end);
+            let (end, hosts) =
+                self.hosts_that_fit(&(fitting.end..table_end), is_new, left - u64::from(is_new))?;
+            if end == fitting.end {
+                break;
+            }
+            if is_new {
+                fitting.new_tables.push(index);
+            }
+            left -= hosts + u64::from(is_new);
+            fitting.hosts += hosts;
+            fitting.end = end;
+            if end < table_end {
+                break;
+            }
+        }
+        Ok(fitting)
+    }
+
+    /// How far a run within one L2 table comes with `room` host clusters, and how many of them it needs for that.
+    fn hosts_that_fit(&mut self, run: &GuestRun, is_new: bool, room: u64) -> Result<(Subcluster, u64), Stop> {
+        let geometry = self.geometry;
+        if self.data_file {
+            return Ok((run.end, 0));
+        }
+        if !geometry.has_subclusters() {
+            let hosts = length(run).min(room);
+            return Ok((run.start + hosts, hosts));
+        }
+        let clusters = geometry.clusters_of(run);
+        let (mut cluster, mut hosts) = (clusters.start, 0);
+        while cluster < clusters.end {
+            let needs_host = is_new || self.entry(cluster)?.offset() == 0;
+            if needs_host && hosts == room {
+                return Ok((geometry.first_of_cluster(cluster).max(run.start), hosts));
+            }
+            hosts += u64::from(needs_host);
+            cluster += 1;
+        }
+        Ok((run.end, hosts))
+    }
+
+    /// A reservation of clusters that no entry points at yet.
+    fn on_clusters(&self, guest: GuestRun, host: SmallVec<[HostRun; 1]>) -> Reservation {
+        let bytes = |run: &HostRun| self.geometry.host_offset(run.start)..self.geometry.host_offset(run.end);
+        Reservation { guest, host: host.iter().map(bytes).collect(), taken: host, compressed: None }
+    }
+
+    /// A reservation of subclusters. Clusters of theirs that have no host cluster get one at once, in which nothing is
+    /// allocated yet: as if it had always been there.
+    fn place_subclusters(&mut self, guest: GuestRun, mut host: SmallVec<[HostRun; 1]>) -> Reservation {
+        let geometry = self.geometry;
+        let mut bytes: SmallVec<[Range<u64>; 1]> = SmallVec::new();
+        let mut at = guest.start;
+        while at < guest.end {
+            let cluster = geometry.cluster_of(at);
+            let mut entry = self.entry(cluster).unwrap_or_default();
+            let cluster_offset = geometry.guest_offset(geometry.first_of_cluster(cluster));
+            if !entry.has_host(self.data_file) {
+                let offset = match self.data_file {
+                    true => cluster_offset,
+                    false => {
+                        self.data_clusters += 1;
+                        geometry.host_offset(take_first(&mut host))
+                    }
+                };
+                entry.word = offset | COPIED;
+                self.set_entry(cluster, entry);
+            }
+            let end = geometry.first_of_cluster(cluster + 1).min(guest.end);
+            let within = geometry.guest_offset(at) - cluster_offset;
+            let start = entry.offset() + within;
+            push_run(&mut bytes, start..start + geometry.guest_offset(end) - geometry.guest_offset(at));
+            at = end;
+        }
+        Reservation { guest, host: bytes, taken: SmallVec::new(), compressed: None }
+    }
+
+    /// Keeps the L2 slices of a reservation in memory until it is committed or released.
+    pub fn pin(&mut self, reservation: &Reservation) {
+        self.slices_of(&reservation.guest).for_each(|slice| self.l2.pin(slice));
+    }
+
+    fn unpin(&mut self, reservation: &Reservation) {
+        self.slices_of(&reservation.guest).for_each(|slice| self.l2.unpin(slice));
+    }
+
+    /// Maps a reservation whose data has been written. The subclusters for which `is_hole` holds were not: they read
+    /// as zeroes. Clusters that are not needed after all are returned, to be freed.
+    pub fn commit(
+        &mut self,
+        reservation: &Reservation,
+        is_hole: impl Fn(Subcluster) -> bool,
+    ) -> SmallVec<[HostRun; 1]> {
+        let unused = match (reservation.compressed, self.geometry.has_subclusters()) {
+            (Some(data), _) => self.commit_compressed(reservation, data),
+            (None, true) => self.commit_subclusters(reservation, is_hole),
+            (None, false) => self.commit_clusters(reservation, is_hole),
+        };
+        self.unpin(reservation);
+        unused
+    }
+
+    fn commit_clusters(
+        &mut self,
+        reservation: &Reservation,
+        is_hole: impl Fn(Subcluster) -> bool,
+    ) -> SmallVec<[HostRun; 1]> {
+        let geometry = self.geometry;
+        let mut unused: SmallVec<[HostRun; 1]> = SmallVec::new();
+        let mut replaced: SmallVec<[HostRun; 1]> = SmallVec::new();
+        let mut mapped = 0;
+        let mut at = reservation.guest.start;
+        for host in &reservation.host {
+            let mut offset = host.start;
+            while offset < host.end {
+                let cluster = geometry.cluster_of(at);
+                let slice = geometry.slice_of(cluster);
+                let in_slice = geometry.first_of_slice(slice + 1) - cluster;
+                let count = ((host.end - offset) >> geometry.cluster_bits).min(in_slice);
+                // Pinned since it was reserved.
+                let Some(words) = self.l2.get_mut(slice) else { break };
+                let first = geometry.index_in_slice(cluster);
+                for (number, word) in (0..count).zip(words.iter_mut().skip(first)) {
+                    let place = offset + (number << geometry.cluster_bits);
+                    let old = L2Entry { word: *word, bitmap: 0 };
+                    if is_hole(at + number) {
+                        *word = ZERO;
+                        let place = HostCluster(place >> geometry.cluster_bits);
+                        push_run(&mut unused, place..place + 1);
+                    } else {
+                        *word = place | COPIED;
+                        mapped += 1;
+                    }
+                    if old.word & (OFFSET_MASK | COMPRESSED) != 0 && old.offset() != place {
+                        push_run(&mut replaced, old.references(&geometry, self.data_file));
+                    }
+                }
+                at += count;
+                offset += count << geometry.cluster_bits;
+            }
+        }
+        self.freed.extend(replaced.into_iter().map(Freed::reference));
+        if !reservation.taken.is_empty() {
+            self.data_clusters += mapped;
+        }
+        self.unpublished += mapped << geometry.cluster_bits;
+        if reservation.taken.is_empty() { SmallVec::new() } else { unused }
+    }
+
+    fn commit_subclusters(
+        &mut self,
+        reservation: &Reservation,
+        is_hole: impl Fn(Subcluster) -> bool,
+    ) -> SmallVec<[HostRun; 1]> {
+        let geometry = self.geometry;
+        let replaces = !reservation.taken.is_empty();
+        let mut offsets =
+            reservation.host.iter().flat_map(|bytes| bytes.clone().step_by(geometry.cluster_size() as usize));
+        let mut at = reservation.guest.start;
+        while at < reservation.guest.end {
+            let cluster = geometry.cluster_of(at);
+            let end = geometry.first_of_cluster(cluster + 1).min(reservation.guest.end);
+            let Ok(mut entry) = self.entry(cluster) else { break };
+            if replaces {
+                let old = entry.references(&geometry, self.data_file);
+                if !old.is_empty() {
+                    self.freed.push(Freed::reference(old));
+                }
+                entry = L2Entry { word: offsets.next().unwrap_or(0) | COPIED, bitmap: ALL_ALLOCATED };
+                self.data_clusters += 1;
+                self.unpublished += geometry.cluster_size();
+            } else {
+                for number in 0..end - at {
+                    let bit = 1u64 << (u64::from(geometry.within_cluster(at)) + number);
+                    let (set, clear) = if is_hole(at + number) { (bit << 32, bit) } else { (bit, bit << 32) };
+                    entry.bitmap = entry.bitmap & !clear | set;
+                }
+                self.unpublished += (end - at) * geometry.subcluster_size();
+            }
+            self.set_entry(cluster, entry);
+            at = end;
+        }
+        SmallVec::new()
+    }
+
+    fn commit_compressed(
+        &mut self,
+        reservation: &Reservation,
+        data: CompressedData,
+    ) -> SmallVec<[HostRun; 1]> {
+        let geometry = self.geometry;
+        let cluster = geometry.cluster_of(reservation.guest.start);
+        let Ok(old) = self.entry(cluster) else { return SmallVec::new() };
+        let references = old.references(&geometry, self.data_file);
+        if !references.is_empty() {
+            self.freed.push(Freed::reference(references));
+        }
+        let further_sectors = (data.offset + data.bytes - 1) / 512 - data.offset / 512;
+        let word = COMPRESSED | data.offset | further_sectors << (62 - (geometry.cluster_bits - 8));
+        self.set_entry(cluster, L2Entry { word, bitmap: 0 });
+        self.unpublished += data.bytes;
+        SmallVec::new()
+    }
+
+    /// Gives a reservation up; its clusters are returned, to be freed.
+    pub fn release(&mut self, reservation: &Reservation) -> SmallVec<[HostRun; 1]> {
+        self.unpin(reservation);
+        reservation.taken.clone()
+    }
+}

@@ -1,0 +1,106 @@
+//! A larger or smaller disk.
+
+use super::freeing::Freed;
+use super::geometry::*;
+use super::header::{Header, MAX_L1_BYTES, l1_entries};
+use super::image::{Image, Mode};
+use super::slices::Entry;
+use crate::error::Result;
+use crate::storage::{MetadataKind, Storage};
+use std::rc::Rc;
+
+impl<S: Storage> Image<S> {
+    /// Changes the size of the disk to `size` bytes. What a larger one has more reads as zeroes, or as what lies below;
+    /// what a smaller one has less is lost. No request of a guest may be under way.
+    ///
+    /// # Errors
+    /// If the image is not open for writing, the format cannot have such a disk, a smaller one would take data from
+    /// internal snapshots of version 2, or the storage fails.
+    pub async fn resize(self: &Rc<Self>, size: u64) -> Result<()> {
+        if self.mode() != Mode::Write {
+            return Err(self.blame.refused("the image is not open for writing: its size cannot change"));
+        }
+        self.check_writable()?;
+        let header = self.header();
+        if !size.is_multiple_of(512) {
+            return Err(self.blame.refused(format!("a disk of {size} bytes: allowed are multiples of 512")));
+        }
+        if header.nb_snapshots != 0 && header.version < 3 {
+            let problem = "snapshots of version 2 have no size of their own: delete them before the disk changes its size";
+            return Err(self.blame.refused(problem));
+        }
+        let entries = l1_entries(size, header.cluster_bits, header.has_extended_l2());
+        if entries > MAX_L1_BYTES / 8 || size > i64::MAX as u64 {
+            return Err(self.blame.refused(format!(
+                "a disk of {size} bytes: its L1 table would exceed 32 MiB; use larger clusters"
+            )));
+        }
+        if size < header.size {
+            self.drop_behind(size, header.size).await?;
+        }
+        self.flush().await?;
+        if entries > u64::from(header.l1_size) {
+            return self.grow_l1(size, entries).await;
+        }
+        let _turn = self.publishing_turn().await;
+        self.switch_header(Header { size, ..self.header() }).await
+    }
+
+    /// Unmaps whole clusters behind the end of a disk that becomes smaller, and clears what the last one has behind it.
+    async fn drop_behind(&self, size: u64, old_size: u64) -> Result<()> {
+        let bits = self.geometry.cluster_bits;
+        let clusters =
+            GuestCluster(size.div_ceil(self.cluster_size()))..GuestCluster(old_size.div_ceil(1 << bits));
+        let run =
+            self.geometry.first_of_cluster(clusters.start)..self.geometry.first_of_cluster(clusters.end);
+        self.unmap_clusters(run).await
+    }
+
+    /// Moves the L1 table to a larger place: the new one is durable before the header points at it, and the old place
+    /// is free only once it no longer does.
+    async fn grow_l1(&self, size: u64, entries: u64) -> Result<()> {
+        let geometry = self.geometry;
+        let bytes = (entries * 8).next_multiple_of(512);
+        let clusters = bytes.div_ceil(geometry.cluster_size());
+        let place = self.contiguous_clusters(clusters).await?;
+        let _turn = self.publishing_turn().await;
+        // The refcounts of the new place are there before anything points at it.
+        self.publish_pending(true).await?;
+        let mut l1 = self.state.borrow().l1.clone();
+        l1.resize(entries as usize, 0);
+        let offset = geometry.host_offset(place);
+        let mut table = u64::encode(&l1);
+        table.resize((clusters << geometry.cluster_bits) as usize, 0);
+        let write = self.storage.write_metadata(MetadataKind::L1Table, offset, &table).await;
+        write.map_err(self.blame.io("writing a larger L1 table", offset))?;
+        self.file_len.set(self.file_len.get().max(offset + table.len() as u64));
+        self.barrier().await?;
+        let old = self.header();
+        let header = Header { size, l1_size: entries as u32, l1_table_offset: offset, ..old.clone() };
+        self.switch_header(header).await?;
+        {
+            let mut state = self.state.borrow_mut();
+            state.l1 = l1;
+            (0..clusters).for_each(|number| state.hold_table(place + number));
+            state.used += clusters;
+        }
+        let old_bytes = old.l1_table_offset..old.l1_table_offset + u64::from(old.l1_size) * 8;
+        if old.l1_table_offset != 0 && !old_bytes.is_empty() {
+            self.free_unused(vec![Freed::reference(geometry.host_clusters(&old_bytes))]).await;
+        }
+        self.publish_pending(true).await
+    }
+
+    /// Takes `count` clusters that lie one behind the other: behind the end of the file.
+    async fn contiguous_clusters(&self, count: u64) -> Result<HostCluster> {
+        let end = HostCluster(self.file_len.get().div_ceil(self.cluster_size()));
+        self.with_metadata(|state| state.take_contiguous(end, count)).await
+    }
+
+    async fn switch_header(&self, header: Header) -> Result<()> {
+        self.write_header(&header).await?;
+        self.barrier().await?;
+        *self.header.borrow_mut() = header;
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! Clusters that are to read as zeroes, or that the guest no longer needs.
+
+use super::freeing::Freed;
+use super::geometry::*;
+use super::mapping::{ALL_ZERO, L2Entry};
+use super::state::{State, Stop, take_first};
+
+/// How far a step that makes zeroes came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ZeroStep {
+    /// Done up to there.
+    Done(Subcluster),
+    /// Up to there, zeroes have to be written: a part of a compressed cluster cannot be marked.
+    ToBeWritten(Subcluster),
+    /// There is no room for a table.
+    NoRoom,
+}
+
+impl State {
+    /// Makes the first subclusters of a run, as many as lie in one L2 table, read as zeroes. Their host clusters stay
+    /// in reserve, unless `unmap` says that whole clusters shall give them back.
+    pub fn set_zero(&mut self, run: &GuestRun, unmap: bool) -> Result<ZeroStep, Stop> {
+        let geometry = self.geometry;
+        let index = geometry.l1_index(geometry.cluster_of(run.start));
+        let table_end = geometry.first_of_cluster(geometry.first_of_table(index + 1));
+        let run = run.start..run.end.min(table_end);
+        if self.l2_table(index)? == 0 {
+            let mut free = self.find_free(1)?;
+            if free.found == 0 {
+                return Ok(ZeroStep::NoRoom);
+            }
+            let table = take_first(&mut self.take(&mut free, 1)?);
+            self.add_table(index, table);
+        } else if !self.own_tables(&run)? {
+            return Ok(ZeroStep::NoRoom);
+        }
+        let mut at = run.start;
+        while at < run.end {
+            let cluster = geometry.cluster_of(at);
+            let end = geometry.first_of_cluster(cluster + 1).min(run.end);
+            let is_whole =
+                at == geometry.first_of_cluster(cluster) && end == geometry.first_of_cluster(cluster + 1);
+            let entry = self.entry(cluster)?;
+            if entry.is_compressed() && !is_whole {
+                // What precedes is done first.
+                return Ok(if at > run.start { ZeroStep::Done(at) } else { ZeroStep::ToBeWritten(end) });
+            }
+            let gives_back = is_whole && (entry.is_compressed() || (unmap && !self.data_file));
+            let zeroed = match (gives_back, geometry.has_subclusters()) {
+                (true, _) => {
+                    self.free_data(entry, unmap);
+                    self.zero_entry()
+                }
+                (false, false) => L2Entry { word: entry.word | ZERO, bitmap: 0 },
+                (false, true) => {
+                    let low = (u64::MAX >> (64 - (end - at))) << geometry.within_cluster(at);
+                    L2Entry { word: entry.word, bitmap: entry.bitmap & !low | low << 32 }
+                }
+            };
+            if zeroed != entry {
+                self.set_entry(cluster, zeroed);
+            }
+            at = end;
+        }
+        Ok(ZeroStep::Done(at))
+    }
+
+    /// Takes the data of the first of some whole clusters, as many as lie in one L2 table, away. They read as zeroes
+    /// from now on, those of version 2 without a backing file because nothing is there; with a backing file, version 2
+    /// has no such state, and they stay.
+    pub fn discard(&mut self, clusters: &GuestRun, is_backed: bool) -> Result<ZeroStep, Stop> {
+        let geometry = self.geometry;
+        let index = geometry.l1_index(geometry.cluster_of(clusters.start));
+        let table_end = geometry.first_of_cluster(geometry.first_of_table(index + 1));
+        let run = clusters.start..clusters.end.min(table_end);
+        if is_backed && self.version >= 3 {
+            return self.set_zero(&run, true);
+        }
+        if is_backed || self.l2_table(index)? == 0 || self.data_file {
+            return Ok(ZeroStep::Done(run.end));
+        }
+        if !self.own_tables(&run)? {
+            return Ok(ZeroStep::NoRoom);
+        }
+        let range = geometry.clusters_of(&run);
+        let mut cluster = range.start;
+        while cluster < range.end {
+            let entry = self.entry(cluster)?;
+            if entry.is_compressed() || entry.offset() != 0 {
+                self.free_data(entry, true);
+                let emptied = if self.version >= 3 { self.zero_entry() } else { L2Entry::default() };
+                self.set_entry(cluster, emptied);
+            }
+            cluster += 1;
+        }
+        Ok(ZeroStep::Done(run.end))
+    }
+
+    /// Takes the data of the first of some whole clusters away, as many as lie in one L2 table: nothing is mapped there.
+    pub fn unmap(&mut self, clusters: &GuestRun) -> Result<ZeroStep, Stop> {
+        let geometry = self.geometry;
+        let index = geometry.l1_index(geometry.cluster_of(clusters.start));
+        let table_end = geometry.first_of_cluster(geometry.first_of_table(index + 1));
+        let run = clusters.start..clusters.end.min(table_end);
+        if self.l2_table(index)? == 0 {
+            return Ok(ZeroStep::Done(run.end));
+        }
+        if !self.own_tables(&run)? {
+            return Ok(ZeroStep::NoRoom);
+        }
+        let range = geometry.clusters_of(&run);
+        let mut cluster = range.start;
+        while cluster < range.end {
+            let entry = self.entry(cluster)?;
+            if entry != L2Entry::default() {
+                self.free_data(entry, true);
+                self.set_entry(cluster, L2Entry::default());
+            }
+            cluster += 1;
+        }
+        Ok(ZeroStep::Done(run.end))
+    }
+
+    /// A whole cluster that reads as zeroes and has no host cluster.
+    fn zero_entry(&self) -> L2Entry {
+        match self.geometry.has_subclusters() {
+            true => L2Entry { word: 0, bitmap: ALL_ZERO },
+            false => L2Entry { word: ZERO, bitmap: 0 },
+        }
+    }
+
+    fn free_data(&mut self, entry: L2Entry, discard: bool) {
+        let clusters = entry.references(&self.geometry, self.data_file);
+        if !clusters.is_empty() {
+            // Sectors of compressed data are shared.
+            let discard = discard && !entry.is_compressed() && entry.is_copied();
+            match self.freed.last_mut() {
+                Some(last) if last.clusters.end == clusters.start && last.discard == discard => {
+                    last.clusters.end = clusters.end;
+                }
+                _ if discard => self.freed.push(Freed::discarded(clusters)),
+                _ => self.freed.push(Freed::reference(clusters)),
+            }
+        }
+    }
+}
