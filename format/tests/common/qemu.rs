@@ -75,6 +75,18 @@ pub fn check(folder: &Path, image: &str) {
     assert!(output.status.success(), "qemu-img check {image}: {}\n{out:.2000}{err}", output.status);
 }
 
+/// No error; the numbers of the clusters that leaked.
+#[track_caller]
+pub fn leaks(folder: &Path, image: &str) -> Vec<u64> {
+    let output = run("qemu-img", folder, &["check", "-f", "qcow2", image]);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let accepted = matches!(output.status.code(), Some(0 | 3));
+    assert!(accepted, "qemu-img check {image}: {}\n{out:.2000}{err}", output.status);
+    let lines = out.lines().chain(err.lines());
+    let numbers = lines.filter_map(|line| line.strip_prefix("Leaked cluster ")?.split(' ').next()?.parse().ok());
+    numbers.collect()
+}
+
 /// No error; leaks are allowed.
 #[track_caller]
 pub fn check_but_for_leaks(folder: &Path, image: &str) {

@@ -17,15 +17,15 @@ pub struct Axes {
 }
 
 pub const AXES: Axes = Axes {
-    refcount_bits: &[16],
-    extended_l2: false,
-    compressed_clusters: false,
-    snapshots: false,
-    bitmaps: false,
-    lazy_refcounts: false,
+    refcount_bits: &[1, 2, 4, 8, 16, 16, 32, 64],
+    extended_l2: true,
+    compressed_clusters: true,
+    snapshots: true,
+    bitmaps: true,
+    lazy_refcounts: true,
     data_file: false,
-    discard: false,
-    resize: false,
+    discard: true,
+    resize: true,
 };
 
 /// The method of compressed clusters.

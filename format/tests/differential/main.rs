@@ -8,6 +8,7 @@
 mod common;
 
 mod axes;
+mod bitmaps;
 mod case;
 mod model;
 mod ops;

@@ -12,6 +12,11 @@ pub struct Model {
     /// Clusters that nobody has touched since the image was made: the only ones that the stock tools write
     /// compressed.
     pub untouched: Vec<bool>,
+    /// Clusters that were last written compressed.
+    compressed: Vec<bool>,
+    /// A compressed cluster was replaced since the image was opened. The stock tools must write no other one until they
+    /// open it again: QEMU 10.0 puts it where the last one was, also if that room has a new owner.
+    pub lost_compressed: bool,
 }
 
 pub fn indices(range: &Range<u64>) -> Range<usize> {
@@ -26,6 +31,8 @@ impl Model {
             bytes,
             cluster_size,
             untouched: vec![is_untouched; clusters],
+            compressed: vec![false; clusters],
+            lost_compressed: false,
         }
     }
 
@@ -33,15 +40,27 @@ impl Model {
         self.bytes.len() as u64
     }
 
+    pub fn cluster_size(&self) -> u64 {
+        self.cluster_size
+    }
+
     fn touch(&mut self, range: &Range<u64>) {
         let clusters = range.start / self.cluster_size..range.end.div_ceil(self.cluster_size);
         self.untouched[indices(&clusters)].fill(false);
+        self.lost_compressed |= self.compressed[indices(&clusters)].contains(&true);
+        self.compressed[indices(&clusters)].fill(false);
     }
 
     pub fn write(&mut self, range: &Range<u64>, data: &[u8]) {
         self.touch(range);
         self.bytes[indices(range)].copy_from_slice(data);
         self.discarded[indices(range)].fill(false);
+    }
+
+    pub fn write_compressed(&mut self, range: &Range<u64>, data: &[u8]) {
+        self.write(range, data);
+        let clusters = range.start / self.cluster_size..range.end.div_ceil(self.cluster_size);
+        self.compressed[indices(&clusters)].fill(true);
     }
 
     pub fn write_zeroes(&mut self, range: &Range<u64>) {
@@ -60,7 +79,9 @@ impl Model {
         self.touch(&(end..self.size()));
         self.bytes.resize(size as usize, 0);
         self.discarded.resize(size as usize, false);
-        self.untouched.resize(size.div_ceil(self.cluster_size) as usize, false);
+        let clusters = size.div_ceil(self.cluster_size) as usize;
+        self.untouched.resize(clusters, false);
+        self.compressed.resize(clusters, false);
     }
 
     /// Compares what was read from `start` on with what must be there.

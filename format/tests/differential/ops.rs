@@ -3,6 +3,7 @@
 use crate::axes::{AXES, Shape};
 use crate::common::Random;
 use crate::model::Model;
+use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -83,6 +84,15 @@ pub enum Side {
     Ours,
 }
 
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Side::Stock => "stock",
+            Side::Ours => "ours",
+        })
+    }
+}
+
 /// A piece of a disk, mostly short, with its ends on multiples of something or anywhere.
 fn piece(random: &mut Random, size: u64, cluster_size: u64) -> Range<u64> {
     let unit = random.pick(&[1, 512, 512, 4096, cluster_size, cluster_size, (cluster_size / 32).max(1)]);
@@ -100,6 +110,9 @@ fn piece(random: &mut Random, size: u64, cluster_size: u64) -> Range<u64> {
 /// Some clusters from one on that `side` may write compressed.
 fn compressible(random: &mut Random, model: &Model, cluster_size: u64, side: Side) -> Option<Range<u64>> {
     let size = model.size();
+    if side == Side::Stock && model.lost_compressed {
+        return None;
+    }
     let may = |cluster: u64| side == Side::Ours || model.untouched[cluster as usize];
     let clusters = size.div_ceil(cluster_size);
     let first = random.below(clusters);
@@ -155,13 +168,15 @@ impl Op {
 
     pub fn apply(&self, noise: &Noise, model: &mut Model) {
         match self {
-            Op::Write(range, data) | Op::WriteCompressed(range, data) => {
-                model.write(range, &noise.bytes(data, range.end - range.start));
+            Op::Write(range, data) => model.write(range, &noise.bytes(data, range.end - range.start)),
+            Op::WriteCompressed(range, data) => {
+                model.write_compressed(range, &noise.bytes(data, range.end - range.start));
             }
             Op::WriteZeroes { range, .. } => model.write_zeroes(range),
             Op::Discard(range) => model.discard(range),
             Op::Resize(size) => model.resize(*size),
-            Op::Read(_) | Op::Flush | Op::Reopen => {}
+            Op::Reopen => model.lost_compressed = false,
+            Op::Read(_) | Op::Flush => {}
         }
     }
 

@@ -1,17 +1,17 @@
 //! The project's turn.
 
-use crate::axes::Shape;
+use crate::axes::{self, Shape};
 use crate::common::{Random, qemu};
 use crate::model::Model;
 use crate::ops::{Noise, Op};
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use std::path::Path;
 use std::rc::Rc;
 use vmicache_format::Result;
 use vmicache_format::disk::Disk;
 use vmicache_format::files::{ChainOptions, Format, create_image, open_chain};
-use vmicache_format::qcow2::{CreateOptions, ImageOptions};
+use vmicache_format::qcow2::{Compression, CreateOptions, DataFileOptions, ImageOptions};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::HostFile;
 
@@ -23,6 +23,17 @@ pub fn create(folder: &Path, name: &str, shape: &Shape) {
         backing: shape
             .backing
             .map(|backing| ("base".into(), if backing.is_raw { "raw" } else { "qcow2" }.into())),
+        refcount_bits: shape.refcount_bits as u32,
+        extended_l2: shape.extended_l2,
+        lazy_refcounts: shape.lazy_refcounts,
+        compression: match shape.compression {
+            axes::Compression::Zlib => Compression::Deflate,
+            axes::Compression::Zstd => Compression::Zstd,
+        },
+        data_file: shape.data_file.map(|data_file| DataFileOptions {
+            name: format!("{name}.data"),
+            raw: data_file == axes::DataFile::Raw,
+        }),
         ..CreateOptions::new(shape.size)
     };
     let made = LocalRuntime::new().block_on(create_image(&folder.join(name), &options));
@@ -32,11 +43,6 @@ pub fn create(folder: &Path, name: &str, shape: &Shape) {
 /// Whether ours can make such an image.
 pub fn can_create(shape: &Shape) -> bool {
     shape.preallocation == "off"
-        && shape.refcount_bits == 16
-        && !shape.extended_l2
-        && !shape.lazy_refcounts
-        && shape.data_file.is_none()
-        && !shape.can_compress()
 }
 
 /// An open disk with what runs it.
@@ -69,7 +75,10 @@ impl Opened {
 
     /// Does some things at once, no two of which collide.
     pub fn perform(&self, ops: &[Op], noise: &Noise, model: &mut Model) {
-        let done = self.runtime.block_on(join_all(ops.iter().map(|op| perform(&self.disk, op, noise))));
+        let cluster_size = model.cluster_size();
+        let done = self
+            .runtime
+            .block_on(join_all(ops.iter().map(|op| perform(&self.disk, op, noise, cluster_size))));
         for (op, done) in ops.iter().zip(done) {
             let read = done.unwrap_or_else(|error| panic!("ours: {op:?}: {error}"));
             if let (Op::Read(range), Some(found)) = (op, read) {
@@ -85,20 +94,32 @@ impl Opened {
     }
 }
 
-async fn perform(disk: &Disk<HostFile>, op: &Op, noise: &Noise) -> Result<Option<Bytes>> {
+async fn perform(disk: &Disk<HostFile>, op: &Op, noise: &Noise, cluster_size: u64) -> Result<Option<Bytes>> {
     match op {
         Op::Write(range, data) => {
             let data = Bytes::from(noise.bytes(data, range.end - range.start));
             disk.write(range.start, data).await.map(|()| None)
         }
-        Op::WriteZeroes { range, .. } => {
+        Op::WriteZeroes { range, unmap: false } => {
             disk.write_zeroes(range.start, range.end - range.start).await.map(|()| None)
+        }
+        Op::WriteZeroes { range, unmap: true } => {
+            disk.write_zeroes_unmapped(range.start, range.end - range.start).await.map(|()| None)
         }
         Op::Read(range) => disk.read(range.start, range.end - range.start).await.map(Some),
         Op::Flush => disk.flush().await.map(|()| None),
-        Op::Reopen | Op::Discard(_) | Op::WriteCompressed(..) | Op::Resize(_) => {
-            unreachable!("this is not drawn")
+        Op::Discard(range) => disk.discard(range.start, range.end - range.start).await.map(|()| None),
+        Op::WriteCompressed(range, data) => {
+            let data = Bytes::from(noise.bytes(data, range.end - range.start));
+            let clusters = (range.start..range.end).step_by(cluster_size as usize);
+            let written = try_join_all(clusters.map(|start| {
+                let part = start - range.start..range.end.min(start + cluster_size) - range.start;
+                disk.write_compressed(start, data.slice(part.start as usize..part.end as usize))
+            }));
+            written.await.map(|_| None)
         }
+        Op::Resize(size) => disk.resize(*size).await.map(|()| None),
+        Op::Reopen => unreachable!("whoever holds the disk does that"),
     }
 }
 

@@ -198,7 +198,9 @@ fn nothing_is_allocated_at_offset_0() {
     let header = bytes[..512].to_vec();
     let at = Tables::new(&bytes).refcount_at(0).expect("the header is counted") as usize;
     bytes[at..at + 2].fill(0);
-    let after = write_all(bytes);
+    let mut after = write_all(bytes);
+    // It may have got the bit that says that the image is damaged.
+    after[79] &= !2;
     assert_same(&after[..512], &header, "the header");
 }
 
