@@ -3,7 +3,7 @@
 use super::{DataKind, MetadataKind, Storage, buffers};
 use bytes::Bytes;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::libc;
 use nix::unistd::{Whence, lseek};
 use std::fs::{File, OpenOptions};
@@ -246,7 +246,12 @@ impl Storage for HostFile {
         self.file.set_len(len)
     }
 
-    async fn discard(&self, _offset: u64, _len: u64) -> io::Result<()> {
-        Ok(())
+    async fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        match fallocate(&*self.file, mode, offset as i64, len as i64) {
+            // File systems without holes keep what they have.
+            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vmicache_format::cache::BaseIdentity;
-use vmicache_format::files::{Format, create_image, describe_base, link_target, resolve};
+use vmicache_format::files::{Format, NamedFiles, create_image, describe_base, link_target, resolve};
 use vmicache_format::qcow2::{CacheOptions, CreateOptions};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Access, HostFile};
@@ -240,7 +240,12 @@ fn base(
         ),
         (None, Some(backing)) => {
             let runtime = LocalRuntime::new();
-            let described = runtime.block_on(describe_base(&backing.path, backing.format, runtime.clone()));
+            let described = runtime.block_on(describe_base(
+                &backing.path,
+                backing.format,
+                NamedFiles::Allow,
+                runtime.clone(),
+            ));
             Ok(Some(described.context("backing file")?.1))
         }
     }
