@@ -7,6 +7,7 @@ pub mod images;
 pub mod qemu;
 pub mod samples;
 pub mod sparse;
+pub mod steered;
 pub mod storages;
 
 use rand::{Rng, RngExt, SeedableRng};
