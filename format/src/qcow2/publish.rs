@@ -175,7 +175,8 @@ impl<S: Storage> Image<S> {
         let freed = if written.is_ok() { std::mem::take(&mut batch.freed) } else { vec![] };
         self.end_batch(batch, written.is_err());
         if written.is_ok() {
-            self.free_unused(freed).await;
+            // Loading a refcount may grow the table, which publishes: a cycle of futures.
+            Box::pin(self.free_unused(freed)).await;
         }
         written
     }

@@ -83,7 +83,8 @@ pub fn leaks(folder: &Path, image: &str) -> Vec<u64> {
     let accepted = matches!(output.status.code(), Some(0 | 3));
     assert!(accepted, "qemu-img check {image}: {}\n{out:.2000}{err}", output.status);
     let lines = out.lines().chain(err.lines());
-    let numbers = lines.filter_map(|line| line.strip_prefix("Leaked cluster ")?.split(' ').next()?.parse().ok());
+    let numbers =
+        lines.filter_map(|line| line.strip_prefix("Leaked cluster ")?.split(' ').next()?.parse().ok());
     numbers.collect()
 }
 

@@ -26,7 +26,6 @@ pub mod field {
     pub const L1_TABLE: u64 = 40;
     pub const REFCOUNT_TABLE: u64 = 48;
     pub const REFCOUNT_TABLE_CLUSTERS: u64 = 56;
-    pub const AUTOCLEAR: u64 = 88;
     pub const REFCOUNT_ORDER: u64 = 96;
 }
 

@@ -82,7 +82,8 @@ impl NewImage {
         runtime: &Rc<LocalRuntime>,
     ) -> anyhow::Result<NewImage> {
         let image = NewFile::at(path)?;
-        let data = options.data_file.as_ref().map(|data| NewImage::data_file(path, &data.name)).transpose()?;
+        let data =
+            options.data_file.as_ref().map(|data| NewImage::data_file(path, &data.name)).transpose()?;
         runtime.block_on(async {
             qcow2::create(&image.storage, name, options).await?;
             let header = qcow2::read_header(&image.storage, name).await?;

@@ -146,14 +146,17 @@ impl<'a> Copy<'a> {
     async fn write_compressed(&self, pool: &ThreadPool, offset: u64, bytes: Bytes) -> anyhow::Result<()> {
         let cluster = self.target.cluster_size as usize;
         let method = self.target.compression;
-        let compressed: Vec<Option<Vec<u8>>> =
-            pool.install(|| bytes.par_chunks(cluster).map(|data| compress_whole(method, data, cluster)).collect());
+        let compressed: Vec<Option<Vec<u8>>> = pool.install(|| {
+            bytes.par_chunks(cluster).map(|data| compress_whole(method, data, cluster)).collect()
+        });
         for (number, compressed) in compressed.into_iter().enumerate() {
             let start = number * cluster;
             let at = offset + start as u64;
             let written = match compressed {
                 Some(data) => self.target.disk.write_precompressed(at, data.into()).await,
-                None => self.target.disk.write(at, bytes.slice(start..bytes.len().min(start + cluster))).await,
+                None => {
+                    self.target.disk.write(at, bytes.slice(start..bytes.len().min(start + cluster))).await
+                }
             };
             written.with_context(|| writing(at))?;
         }
