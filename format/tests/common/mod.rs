@@ -4,12 +4,15 @@
 
 pub mod blocks;
 pub mod guest;
+pub mod damage;
 pub mod images;
 pub mod kinds;
 pub mod qemu;
 pub mod recorded;
 pub mod reference;
+pub mod samples;
 pub mod sparse;
+pub mod steered;
 pub mod storages;
 
 use rand::{Rng, RngExt, SeedableRng};
