@@ -163,13 +163,8 @@ impl<S: Storage> Image<S> {
         }
     }
 
-<<<<<<< HEAD
-    /// Repeats a step that makes a part of a run read as zeroes, until all of it does. A step on whole clusters waits
-    /// for what is in flight on any part of them. Returns the parts for which zeroes have to be written.
-=======
     /// Repeats a step that makes a part of a run read as zeroes, until all of it does. Returns the parts for which
     /// zeroes have to be written. A step of whole clusters waits for whatever is in flight on a part of one.
->>>>>>> main
     async fn zero_steps(
         &self,
         run: GuestRun,
@@ -182,19 +177,6 @@ impl<S: Storage> Image<S> {
         while at < run.end {
             let done = self
                 .with_metadata(|state| {
-<<<<<<< HEAD
-                    let geometry = self.geometry;
-                    let next = match whole_clusters {
-                        true => geometry.first_of_cluster(geometry.cluster_of(at) + 1),
-                        false => at + 1,
-                    };
-                    if let Some(other) = self.overlapping(&(at..next)) {
-                        return Ok(Err(other));
-                    }
-                    let mut end = self.next_in_flight(at, run.end);
-                    if whole_clusters {
-                        end = geometry.first_of_cluster(geometry.cluster_of(end));
-=======
                     let cluster = state.geometry.cluster_of(at);
                     let unit = match whole_clusters {
                         true => at..state.geometry.first_of_cluster(cluster + 1),
@@ -206,7 +188,6 @@ impl<S: Storage> Image<S> {
                     let mut end = self.next_in_flight(at, run.end);
                     if whole_clusters && end < run.end {
                         end = state.geometry.first_of_cluster(state.geometry.cluster_of(end));
->>>>>>> main
                     }
                     step(state, &(at..end)).map(Ok)
                 })

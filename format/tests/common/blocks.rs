@@ -74,21 +74,24 @@ pub enum Effect {
 #[derive(Clone, Debug)]
 pub enum Event {
     Began(RequestId, Effect),
-    /// It ended, and well. A request that never ends so may have had its effect or not.
+    /// It ended well.
     Ended(RequestId),
+    /// It ended with an error, and may have had its effect or not.
+    Failed(RequestId),
 }
 
-type Done = BTreeMap<RequestId, RequestId>;
+/// Requests that have ended: which was the last to have begun by then, and whether they ended well.
+type Done = BTreeMap<RequestId, (RequestId, bool)>;
 
 /// The last request of those that are done to have begun.
 fn last_of(block: &[(RequestId, Content)], done: &Done) -> RequestId {
     let requests = block.iter().map(|(request, _)| *request);
-    requests.filter(|request| done.contains_key(request)).max().unwrap_or(BEFORE)
+    requests.filter(|request| done.get(request).is_some_and(|(_, well)| *well)).max().unwrap_or(BEFORE)
 }
 
 /// Whether a content may still be there: all but those that were written before another request began that is done.
 fn may_be((request, _): &(RequestId, Content), last: RequestId, done: &Done) -> bool {
-    done.get(request).is_none_or(|end| *end >= last)
+    done.get(request).is_none_or(|(end, _)| *end >= last)
 }
 
 /// What each block may hold.
@@ -99,9 +102,8 @@ pub struct History {
     /// What the base holds of each block.
     base: Vec<Content>,
     effects: BTreeMap<RequestId, Effect>,
-    /// Requests that have ended well, and which was the last to have begun by then.
     done: Done,
-    /// What had been done when a flush began.
+    /// What had ended when a flush began.
     flushes: BTreeMap<RequestId, Done>,
     /// The sizes in bytes that the disk may have.
     sizes: Vec<u64>,
@@ -120,7 +122,7 @@ impl History {
             blocks: base.iter().map(|content| vec![(BEFORE, *content)]).collect(),
             base,
             effects: BTreeMap::new(),
-            done: Done::from([(BEFORE, BEFORE)]),
+            done: Done::from([(BEFORE, (BEFORE, true))]),
             flushes: BTreeMap::new(),
             sizes: vec![size],
             last_request: BEFORE,
@@ -138,6 +140,11 @@ impl History {
         match event {
             Event::Began(request, effect) => self.began(*request, effect),
             Event::Ended(request) => self.ended(*request),
+            Event::Failed(request) => {
+                self.effects.remove(request);
+                self.flushes.remove(request);
+                self.done.insert(*request, (self.last_begun, false));
+            }
         }
     }
 
@@ -180,7 +187,7 @@ impl History {
             Some(Effect::Resize(_, new)) => self.sizes = vec![new],
             _ => {}
         }
-        self.done.insert(request, self.last_begun);
+        self.done.insert(request, (self.last_begun, true));
     }
 
     /// Compares a disk with what may be there after a power cut, or after the death of the process.
@@ -231,7 +238,7 @@ impl History {
         self.sizes = vec![disk.len() as u64];
         self.effects.clear();
         self.flushes.clear();
-        self.done = Done::from([(BEFORE, BEFORE)]);
+        self.done = Done::from([(BEFORE, (BEFORE, true))]);
         for (block, found) in disk.chunks(BLOCK as usize).enumerate() {
             let content = Content::of(block as u64, found).expect("the disk has been checked");
             self.blocks[block] = vec![(BEFORE, content)];

@@ -124,8 +124,9 @@ impl<S: Storage<Payload = Bytes>> Guest<'_, S> {
     pub async fn issue(&self, request: &Request) -> Result<()> {
         let id = self.history.borrow_mut().next_request();
         self.happened(Event::Began(id, request.effect(self.kind, self.disk.size(), id)));
-        let read = request.perform(&self.disk, id).await?;
-        self.happened(Event::Ended(id));
+        let outcome = request.perform(&self.disk, id).await;
+        self.happened(if outcome.is_ok() { Event::Ended(id) } else { Event::Failed(id) });
+        let read = outcome?;
         if let (Read(range), Some(bytes)) = (request, read) {
             let checked = self.history.borrow().check(range.start, &bytes);
             checked.unwrap_or_else(|problem| panic!("{:?}: {request:?}: {problem}", self.kind));
@@ -168,8 +169,8 @@ impl<S: Storage<Payload = Bytes>> Guest<'_, S> {
     pub async fn close(&self) -> Result<()> {
         let id = self.history.borrow_mut().next_request();
         self.happened(Event::Began(id, Effect::Flush));
-        self.disk.close().await?;
-        self.happened(Event::Ended(id));
-        Ok(())
+        let outcome = self.disk.close().await;
+        self.happened(if outcome.is_ok() { Event::Ended(id) } else { Event::Failed(id) });
+        outcome
     }
 }

@@ -132,6 +132,56 @@ impl Kind {
     }
 }
 
+pub const VERSION_2: [Kind; 4] = [
+    clusters(512).version_2(),
+    clusters(4096).over(Backing::Raw).version_2(),
+    clusters(65536).over(Backing::Qcow2).version_2(),
+    clusters(4096).over(Backing::Raw).version_2().snapshot(),
+];
+
+pub const VERSION_3: [Kind; 4] = [
+    clusters(512).over(Backing::Raw),
+    clusters(4096),
+    clusters(4096).over(Backing::Qcow2).zstd(),
+    clusters(65536).over(Backing::Raw),
+];
+
+pub const REFCOUNT_WIDTHS: [Kind; 6] = [
+    clusters(512).refcounts(1),
+    clusters(4096).over(Backing::Raw).refcounts(2).snapshot(),
+    clusters(512).over(Backing::Qcow2).refcounts(4),
+    clusters(65536).refcounts(8).snapshot(),
+    clusters(4096).refcounts(32).zstd(),
+    clusters(512).over(Backing::Raw).refcounts(64).snapshot(),
+];
+
+pub const EXTENDED_L2: [Kind; 5] = [
+    clusters(16384).extended(),
+    clusters(16384).over(Backing::Raw).extended().zstd(),
+    clusters(65536).over(Backing::Qcow2).extended(),
+    clusters(16384).over(Backing::Raw).extended().snapshot(),
+    clusters(65536).extended().refcounts(1),
+];
+
+pub const DATA_FILES: [Kind; 4] = [
+    clusters(4096).data_file(true),
+    clusters(65536).data_file(false),
+    clusters(512).over(Backing::Raw).data_file(false),
+    clusters(16384).over(Backing::Qcow2).extended().data_file(false),
+];
+
+/// The refcount table of the first is full soon.
+pub const GROWING: [Kind; 6] = [
+    Kind { size: 2600 << 10, full: 0.72, ..clusters(512).refcounts(64) },
+    clusters(512).resized(),
+    clusters(512).over(Backing::Raw).resized(),
+    clusters(512).over(Backing::Raw).version_2().resized(),
+    clusters(4096).over(Backing::Qcow2).resized(),
+    clusters(16384).over(Backing::Raw).extended().resized(),
+];
+
+pub const ALL: [&[Kind]; 6] = [&VERSION_2, &VERSION_3, &REFCOUNT_WIDTHS, &EXTENDED_L2, &DATA_FILES, &GROWING];
+
 /// The content of the files of an image.
 #[derive(Clone, Default)]
 pub struct Files {

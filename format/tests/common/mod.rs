@@ -3,8 +3,10 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub mod blocks;
-pub mod guest;
+pub mod caches;
 pub mod damage;
+pub mod failing;
+pub mod guest;
 pub mod images;
 pub mod kinds;
 pub mod qemu;

@@ -2,74 +2,16 @@
 
 use crate::common::blocks::{Event, History};
 use crate::common::guest::{Guest, Request};
-use crate::common::kinds::{Backing, Files, Kind, Stores, clusters};
+use crate::common::kinds::{self, Files, Kind, Stores};
 use crate::common::recorded::{Moment, Record, Recorded, Replayed};
 use crate::common::{Random, qemu, reference};
-use crate::{KINDS_OF_IMAGES, cuts_of_a_kind, setting};
+use crate::{cuts_of_a_kind, setting};
 use bytes::Bytes;
 use std::cell::RefCell;
 use vmicache_format::disk::Disk;
 use vmicache_format::qcow2::{ImageOptions, Mode};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Memory, Storage};
-
-const VERSION_2: [Kind; 4] = [
-    clusters(512).version_2(),
-    clusters(4096).over(Backing::Raw).version_2(),
-    clusters(65536).over(Backing::Qcow2).version_2(),
-    clusters(4096).over(Backing::Raw).version_2().snapshot(),
-];
-
-const VERSION_3: [Kind; 4] = [
-    clusters(512).over(Backing::Raw),
-    clusters(4096),
-    clusters(4096).over(Backing::Qcow2).zstd(),
-    clusters(65536).over(Backing::Raw),
-];
-
-const REFCOUNT_WIDTHS: [Kind; 6] = [
-    clusters(512).refcounts(1),
-    clusters(4096).over(Backing::Raw).refcounts(2).snapshot(),
-    clusters(512).over(Backing::Qcow2).refcounts(4),
-    clusters(65536).refcounts(8).snapshot(),
-    clusters(4096).refcounts(32).zstd(),
-    clusters(512).over(Backing::Raw).refcounts(64).snapshot(),
-];
-
-const EXTENDED_L2: [Kind; 5] = [
-    clusters(16384).extended(),
-    clusters(16384).over(Backing::Raw).extended().zstd(),
-    clusters(65536).over(Backing::Qcow2).extended(),
-    clusters(16384).over(Backing::Raw).extended().snapshot(),
-    clusters(65536).extended().refcounts(1),
-];
-
-const DATA_FILES: [Kind; 4] = [
-    clusters(4096).data_file(true),
-    clusters(65536).data_file(false),
-    clusters(512).over(Backing::Raw).data_file(false),
-    clusters(16384).over(Backing::Qcow2).extended().data_file(false),
-];
-
-/// The refcount table of the first is full soon.
-const GROWING: [Kind; 6] = [
-    Kind { size: 2600 << 10, full: 0.72, ..clusters(512).refcounts(64) },
-    clusters(512).resized(),
-    clusters(512).over(Backing::Raw).resized(),
-    clusters(512).over(Backing::Raw).version_2().resized(),
-    clusters(4096).over(Backing::Qcow2).resized(),
-    clusters(16384).over(Backing::Raw).extended().resized(),
-];
-
-const _: () = assert!(
-    VERSION_2.len()
-        + VERSION_3.len()
-        + REFCOUNT_WIDTHS.len()
-        + EXTENDED_L2.len()
-        + DATA_FILES.len()
-        + GROWING.len()
-        == KINDS_OF_IMAGES
-);
 
 /// Cuts of one life.
 const CUTS_OF_A_LIFE: u64 = 128;
@@ -269,30 +211,30 @@ where
 
 #[test]
 fn version_2() {
-    cut(&VERSION_2);
+    cut(&kinds::VERSION_2);
 }
 
 #[test]
 fn version_3() {
-    cut(&VERSION_3);
+    cut(&kinds::VERSION_3);
 }
 
 #[test]
 fn refcounts_of_every_width() {
-    cut(&REFCOUNT_WIDTHS);
+    cut(&kinds::REFCOUNT_WIDTHS);
 }
 
 #[test]
 fn extended_l2() {
-    cut(&EXTENDED_L2);
+    cut(&kinds::EXTENDED_L2);
 }
 
 #[test]
 fn external_data_files() {
-    cut(&DATA_FILES);
+    cut(&kinds::DATA_FILES);
 }
 
 #[test]
 fn tables_that_grow_and_disks_of_another_size() {
-    cut(&GROWING);
+    cut(&kinds::GROWING);
 }

@@ -4,7 +4,7 @@
 //! at as cuts at moments of that record leave it. Always it opens, for reading and for writing; a check finds nothing
 //! beyond clusters that leaked; what was flushed is there; and no block shows what was never written to it.
 //!
-//! `POWER_CUTS` is the number of cuts of a run (12000 unless the environment says otherwise), for a soak of any
+//! `POWER_CUTS` is the number of cuts of a run (12000 if the environment does not say), for a soak of any
 //! length; `SEED` is the first seed (1). Each test takes its share of the cuts:
 //!
 //! ```text
@@ -22,11 +22,9 @@ fn setting(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
 }
 
-/// Kinds of images that guests write, and of caches.
-const KINDS_OF_IMAGES: usize = 29;
-const KINDS_OF_CACHES: usize = 8;
-
 /// How often an image of one kind is cut, if all tests run.
 fn cuts_of_a_kind() -> u64 {
-    setting("POWER_CUTS", 12_000).div_ceil((KINDS_OF_IMAGES + KINDS_OF_CACHES) as u64)
+    let kinds =
+        common::kinds::ALL.iter().map(|kinds| kinds.len()).sum::<usize>() + common::caches::KINDS.len();
+    setting("POWER_CUTS", 12_000).div_ceil(kinds as u64)
 }
