@@ -37,7 +37,7 @@ impl<S: Storage> Stack<S> {
                     let task = async move {
                         stack.write_new(&image, &record, reservation, source, part, data).await
                     };
-                    Join::spawn(&*self.runtime, task).await?;
+                    Join::spawn(&*self.runtime, Box::pin(task)).await?;
                 }
             }
         }
@@ -154,7 +154,7 @@ impl<S: Storage> Stack<S> {
             }
             written
         };
-        Join::spawn(&*self.runtime, task).await
+        Join::spawn(&*self.runtime, Box::pin(task)).await
     }
 }
 

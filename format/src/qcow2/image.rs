@@ -158,6 +158,7 @@ impl<S: Storage> Image<S> {
         };
         let entry_bytes = if geometry.has_subclusters() { 16 } else { 8 };
         let full_l2 = header.size.div_ceil(cluster).saturating_mul(entry_bytes);
+        let l2_slices = full_l2.div_ceil(geometry.slice_bytes());
         let metadata_cache = options.metadata_cache.unwrap_or(full_l2.min(MAX_METADATA_CACHE));
         let tables = match mode {
             Mode::Write => Some(tables_of(&header, &l1, &refcount_table, file_len)),
@@ -169,8 +170,8 @@ impl<S: Storage> Image<S> {
             data_file: data_file.is_some(),
             l1,
             l1_dirty: Default::default(),
-            l2: SliceCache::new(metadata_cache, (geometry.slice_bytes() / 8) as usize),
-            refcounts: SliceCache::new(REFCOUNT_CACHE, geometry.slice_bytes() as usize),
+            l2: SliceCache::new(metadata_cache, (geometry.slice_bytes() / 8) as usize, l2_slices),
+            refcounts: SliceCache::new(REFCOUNT_CACHE, geometry.slice_bytes() as usize, u64::MAX),
             refcount_table,
             refcount_table_dirty: Default::default(),
             tables,
