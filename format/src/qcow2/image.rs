@@ -80,6 +80,8 @@ pub struct Image<S: Storage> {
     /// Notified when an operation leaves the list of those in flight.
     pub(super) idle: Event,
     pub(super) publishing: Cell<bool>,
+    /// A task is to publish and waits for its turn.
+    pub(super) publishing_soon: Cell<bool>,
     pub(super) published: Event,
     pub(super) timer_armed: Cell<bool>,
     pub(super) waiting: Waiting,
@@ -205,6 +207,7 @@ impl<S: Storage> Image<S> {
             in_flight: RefCell::default(),
             idle: Event::new(),
             publishing: Cell::new(false),
+            publishing_soon: Cell::new(false),
             published: Event::new(),
             timer_armed: Cell::new(false),
             waiting: Waiting::default(),

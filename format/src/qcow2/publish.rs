@@ -77,9 +77,18 @@ impl<S: Storage> Image<S> {
 
     /// Publishes what is pending in the background, without waiting for it.
     pub(crate) fn publish_in_background(self: &Rc<Self>) {
+        // One task that has not begun is enough: it publishes whatever is there by then.
+        if self.publishing_soon.replace(true) {
+            return;
+        }
         let image = self.clone();
-        // What fails stays pending; whoever flushes or closes is told.
-        self.runtime.spawn(Box::pin(async move { drop(image.publish(false).await) }));
+        self.runtime.spawn(Box::pin(async move {
+            let turn = image.publishing_turn().await;
+            image.publishing_soon.set(false);
+            // What fails stays pending; whoever flushes or closes is told.
+            drop(image.publish_pending(false).await);
+            drop(turn);
+        }));
     }
 
     /// Closes the open batch if it has become too large, and sees that that of a cache does not grow too old.

@@ -6,7 +6,10 @@ use rustc_hash::FxHashMap;
 #[derive(Debug)]
 pub(super) enum Index {
     /// A place for every number there is, plus one; 0 means none. The host finds it in a single look at its memory.
-    Dense { places: Vec<u32>, numbers: usize },
+    Dense {
+        places: Vec<u32>,
+        numbers: usize,
+    },
     Sparse(FxHashMap<u64, u32>),
 }
 
@@ -38,7 +41,8 @@ impl Index {
             // The disk has grown.
             Index::Dense { places, .. } => {
                 let held = (0..).zip(&*places).filter(|(_, place)| **place != 0);
-                let mut sparse: FxHashMap<u64, u32> = held.map(|(number, place)| (number, place - 1)).collect();
+                let mut sparse: FxHashMap<u64, u32> =
+                    held.map(|(number, place)| (number, place - 1)).collect();
                 sparse.insert(number, place as u32);
                 *self = Index::Sparse(sparse);
             }
