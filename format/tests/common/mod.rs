@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod cuts;
 pub mod damage;
 pub mod images;
 pub mod qemu;

@@ -1,5 +1,6 @@
 //! `vmicache img`: images, in qemu-img's syntax.
 
+mod check;
 mod create;
 mod describe;
 mod file;
@@ -31,6 +32,8 @@ enum Command {
     Create(create::Args),
     /// Describe an image, or a whole chain, from its metadata
     Info(info::Args),
+    /// Look for errors and leaks in an image, and repair them
+    Check(check::Args),
 }
 
 /// Runs the command.
@@ -41,5 +44,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Create(args) => create::run(args),
         Command::Info(args) => info::run(&args),
+        Command::Check(args) => check::run(&args),
     }
 }
