@@ -85,7 +85,13 @@ impl<S: Storage> Stack<S> {
                     let range = range.start..end;
                     let offset = Some(range.start);
                     let is_data = !is_zero;
-                    let found = MapExtent { is_present: true, is_data, is_zero, offset, ..MapExtent::nothing(range, depth) };
+                    let found = MapExtent {
+                        is_present: true,
+                        is_data,
+                        is_zero,
+                        offset,
+                        ..MapExtent::nothing(range, depth)
+                    };
                     (end, Some(found))
                 }
                 Layer::Qcow2(image) => map_image(image, depth, &range).await?,

@@ -9,7 +9,11 @@ const MODES: [&str; 6] = ["none", "off", "directsync", "writeback", "unsafe", "w
 /// # Errors
 /// If there is no such mode.
 pub fn check(mode: Option<&str>) -> anyhow::Result<()> {
-    ensure!(mode.is_none_or(|mode| MODES.contains(&mode)), "Invalid cache option: {}", mode.unwrap_or_default());
+    ensure!(
+        mode.is_none_or(|mode| MODES.contains(&mode)),
+        "Invalid cache option: {}",
+        mode.unwrap_or_default()
+    );
     Ok(())
 }
 

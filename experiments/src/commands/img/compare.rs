@@ -182,7 +182,8 @@ impl Comparison<'_> {
             (false, true) => first_data(&read(self.left, offset, end).await?),
             (true, false) => first_data(&read(self.right, offset, end).await?),
             _ => {
-                let (left, right) = (read(self.left, offset, end).await?, read(self.right, offset, end).await?);
+                let (left, right) =
+                    (read(self.left, offset, end).await?, read(self.right, offset, end).await?);
                 first_difference(&left, &right)
             }
         };
@@ -190,7 +191,11 @@ impl Comparison<'_> {
     }
 
     /// Where the longer disk holds data behind the end of the shorter one.
-    async fn data_behind(mut over: Walk<'_>, from: u64, progress: &mut Progress) -> Result<Option<u64>, Failure> {
+    async fn data_behind(
+        mut over: Walk<'_>,
+        from: u64,
+        progress: &mut Progress,
+    ) -> Result<Option<u64>, Failure> {
         let size = over.source.disk.size();
         let mut offset = from;
         while offset < size {

@@ -1,8 +1,8 @@
 //! `vmicache img create`: new images, with qemu-img's arguments.
 
 use super::file::{FileFacts, begins_as_qcow2, chain};
-use super::options::{self, ImageOptions};
 use super::new_image::{NewFile, NewImage};
+use super::options::{self, ImageOptions};
 use super::preallocation::Preallocation;
 use super::source::{parse_format, refuse_objects};
 use crate::output::folder_of;
@@ -195,7 +195,10 @@ fn preallocation(options: &ImageOptions, image: &CreateOptions) -> anyhow::Resul
         let is_raw = image.data_file.as_ref().is_some_and(|file| file.raw);
         return Ok(if is_raw { Preallocation::Metadata } else { Preallocation::Off });
     }
-    ensure!(image.cache.is_none(), "a cache image holds copies of its base alone: there is nothing to preallocate");
+    ensure!(
+        image.cache.is_none(),
+        "a cache image holds copies of its base alone: there is nothing to preallocate"
+    );
     ensure!(
         image.backing.is_none() || image.extended_l2,
         "Backing file and preallocation can only be used at the same time if extended_l2 is enabled"
@@ -289,7 +292,8 @@ impl Backing {
 
 /// Says in qemu-img's words that a backing file is missing.
 fn ensure_opens(path: &Path) -> anyhow::Result<()> {
-    let failed = |error| anyhow!("Could not open '{}': {error}\nCould not open backing image.", path.display());
+    let failed =
+        |error| anyhow!("Could not open '{}': {error}\nCould not open backing image.", path.display());
     fs::File::open(path).map(drop).map_err(failed)
 }
 

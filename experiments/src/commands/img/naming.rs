@@ -50,7 +50,8 @@ fn file(name: &str) -> anyhow::Result<PathBuf> {
     if let Some(path) = name.strip_prefix("file:") {
         return Ok(PathBuf::from(path));
     }
-    let protocol = name.split_once(':').map(|(protocol, _)| protocol).filter(|p| !p.is_empty() && !p.contains('/'));
+    let protocol =
+        name.split_once(':').map(|(protocol, _)| protocol).filter(|p| !p.is_empty() && !p.contains('/'));
     match protocol {
         Some(protocol) if !Path::new(name).exists() => {
             bail!("Could not open '{name}': not supported: images over {protocol:?}; files of the host are")
@@ -79,7 +80,8 @@ fn flat(object: &Map<String, Value>) -> Options {
     for (name, value) in object {
         match value {
             Value::Object(inner) => {
-                options.extend(flat(inner).into_iter().map(|(inner, value)| (format!("{name}.{inner}"), value)));
+                options
+                    .extend(flat(inner).into_iter().map(|(inner, value)| (format!("{name}.{inner}"), value)));
             }
             Value::String(text) => options.push((name.clone(), text.clone())),
             other => options.push((name.clone(), other.to_string())),
@@ -119,24 +121,35 @@ fn double_quoted(text: &str) -> String {
 fn describe(options: &Options) -> anyhow::Result<Named> {
     let get = |name: &str| options.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     let only = |known: &[&str]| match options.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-        Some((name, _)) => Err(anyhow!("not supported: the option {name:?} of an image; known are {known:?}")),
+        Some((name, _)) => {
+            Err(anyhow!("not supported: the option {name:?} of an image; known are {known:?}"))
+        }
         None => Ok(()),
     };
     match get("driver") {
         Some("null-co" | "null-aio") => {
             only(&["driver", "size", "read-zeroes"])?;
-            ensure!(matches!(get("read-zeroes"), Some("true" | "on")), "not supported: {:?} without read-zeroes", "null-co");
+            ensure!(
+                matches!(get("read-zeroes"), Some("true" | "on")),
+                "not supported: {:?} without read-zeroes",
+                "null-co"
+            );
             Ok(Named::Zeroes(crate::size::parse(get("size").unwrap_or("1G"))?))
         }
         Some("file") => {
             only(&["driver", "filename"])?;
-            Ok(Named::File(file(get("filename").context("the option \"filename\" is missing")?)?, Some(Format::Raw)))
+            Ok(Named::File(
+                file(get("filename").context("the option \"filename\" is missing")?)?,
+                Some(Format::Raw),
+            ))
         }
         driver => {
             only(&["driver", "file.driver", "file.filename", "filename"])?;
             let protocol = get("file.driver").unwrap_or("file");
             ensure!(protocol == "file", "not supported: the driver {protocol:?}; files of the host are");
-            let name = get("file.filename").or(get("filename")).context("the option \"file.filename\" is missing")?;
+            let name = get("file.filename")
+                .or(get("filename"))
+                .context("the option \"file.filename\" is missing")?;
             let format = driver.map(|driver| {
                 let unknown = |_| anyhow!("not supported: the driver {driver:?}; raw, qcow2 and file are");
                 driver.parse::<Format>().map_err(unknown)

@@ -75,11 +75,7 @@ const QCOW2: &[Known] = &[
 ];
 
 /// Options of qemu-img whose features are not here, each with the value that asks for none of it.
-const NOT_SUPPORTED: &[(&str, &str)] = &[
-    ("encryption", "off"),
-    ("extent_size_hint", "0"),
-    ("nocow", "off"),
-];
+const NOT_SUPPORTED: &[(&str, &str)] = &[("encryption", "off"), ("extent_size_hint", "0"), ("nocow", "off")];
 
 fn known(format: Format) -> &'static [Known] {
     match format {

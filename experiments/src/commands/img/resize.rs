@@ -1,8 +1,10 @@
 //! `vmicache img resize`: larger and smaller disks, with qemu-img's arguments.
 
-use super::source::{could_not_open, format_of, inspect_writable, named_file, parse_format, refuse_objects, writing};
 use super::preallocation::{Allocating, Preallocation, preallocate};
 use super::program;
+use super::source::{
+    could_not_open, format_of, inspect_writable, named_file, parse_format, refuse_objects, writing,
+};
 use crate::size;
 use anyhow::{Context, anyhow, bail, ensure};
 use std::cell::RefCell;
@@ -68,7 +70,8 @@ impl Wish {
             Some(("-", number)) => (-1, number),
             _ => (0, text),
         };
-        let bytes = size::parse(number).map_err(|problem| anyhow!("Invalid image size {text:?}: {problem}"))?;
+        let bytes =
+            size::parse(number).map_err(|problem| anyhow!("Invalid image size {text:?}: {problem}"))?;
         Ok(match sign {
             0 => Wish::To(bytes),
             // Sizes are less than 2⁶³.
@@ -115,7 +118,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(args: &Args, format: Format, preallocation: Preallocation, current: u64, size: u64) -> anyhow::Result<()> {
+fn check(
+    args: &Args,
+    format: Format,
+    preallocation: Preallocation,
+    current: u64,
+    size: u64,
+) -> anyhow::Result<()> {
     if size < current && !args.shrink {
         program::warn(
             "Shrinking an image will delete all data beyond the shrunken image's end. Before performing such an \

@@ -108,12 +108,18 @@ impl Source {
 
 type Opened = (Disk<HostFile>, Vec<ImageFile>);
 
-async fn open_files(path: &Path, format: Format, unlocked: bool, runtime: &Rc<LocalRuntime>) -> anyhow::Result<Opened> {
+async fn open_files(
+    path: &Path,
+    format: Format,
+    unlocked: bool,
+    runtime: &Rc<LocalRuntime>,
+) -> anyhow::Result<Opened> {
     let files = inspect_chain(path, format, NamedFiles::Allow).await?;
     let disk = match unlocked {
         true => open_unlocked(&files, runtime).await?,
         false => {
-            let options = ChainOptions { share: true, named_files: NamedFiles::Allow, ..ChainOptions::default() };
+            let options =
+                ChainOptions { share: true, named_files: NamedFiles::Allow, ..ChainOptions::default() };
             open_chain(path, format, &options, runtime.clone()).await?
         }
     };
@@ -131,8 +137,7 @@ async fn open_unlocked(files: &[ImageFile], runtime: &Rc<LocalRuntime>) -> anyho
             Format::Raw => Layer::Raw(RawImage::open(storage, &name, false).await?),
             Format::Qcow2 => {
                 let (mode, options) = (Mode::Read, ImageOptions::default());
-                let image =
-                    Image::open_with_data_file(storage, data, &name, mode, options, runtime.clone());
+                let image = Image::open_with_data_file(storage, data, &name, mode, options, runtime.clone());
                 Layer::Qcow2(image.await?)
             }
         }));

@@ -98,7 +98,10 @@ impl<'a> Input<'a> {
             }
             Err(error) => return Err(error),
         };
-        let moved = |(range, content): (Range<u64>, Content)| Part { range: start + range.start..start + range.end, content };
+        let moved = |(range, content): (Range<u64>, Content)| Part {
+            range: start + range.start..start + range.end,
+            content,
+        };
         Ok(found.into_iter().map(moved).collect())
     }
 

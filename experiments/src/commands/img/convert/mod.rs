@@ -172,10 +172,7 @@ fn check(args: &Args, format: Format) -> anyhow::Result<()> {
     cache_mode::check_source(args.source_cache.as_deref())?;
     ensure!(!args.target_is_zero || args.no_create, "--target-is-zero requires use of -n flag");
     ensure!(!args.no_create || args.options.is_empty(), "-o has no effect when skipping image creation");
-    ensure!(
-        !args.compress || format == Format::Qcow2,
-        "Compression not supported for this file format"
-    );
+    ensure!(!args.compress || format == Format::Qcow2, "Compression not supported for this file format");
     ensure!(
         args.backing.is_some() || args.backing_format.is_none(),
         "the format of a backing file is given with -F, but no backing file with -B"
@@ -184,14 +181,18 @@ fn check(args: &Args, format: Format) -> anyhow::Result<()> {
         args.backing.is_none() || format == Format::Qcow2,
         "Backing file not supported for file format '{format}'"
     );
-    ensure!(args.backing.is_none() || args.files.len() == 2, "Having a backing file for the target makes no sense when concatenating multiple input images");
+    ensure!(
+        args.backing.is_none() || args.files.len() == 2,
+        "Having a backing file for the target makes no sense when concatenating multiple input images"
+    );
     ensure!(args.backing.is_none() || !args.no_create, "not supported: -B together with -n");
     Ok(())
 }
 
 fn sparse(text: Option<&str>) -> anyhow::Result<u64> {
     let Some(text) = text else { return Ok(SPARSE) };
-    let bytes = size::parse(text).map_err(|_| anyhow!("Invalid buffer size for sparse output specified: '{text}'."))?;
+    let bytes = size::parse(text)
+        .map_err(|_| anyhow!("Invalid buffer size for sparse output specified: '{text}'."))?;
     ensure!(
         bytes.is_multiple_of(512) && bytes <= MOST_SPARSE,
         "Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to {MOST_SPARSE}. \

@@ -16,7 +16,11 @@ impl<'a> Stretches<'a> {
     /// Of all of `input`. Stretches begin and end at multiples of `unit` bytes, or at the end of the input; a unit that
     /// does not hold one thing as a whole is data.
     pub fn of(input: &'a Input<'a>, unit: u64) -> Self {
-        Stretches { input, asked: 0, joining: Joining { unit, size: input.size(), stretches: VecDeque::new() } }
+        Stretches {
+            input,
+            asked: 0,
+            joining: Joining { unit, size: input.size(), stretches: VecDeque::new() },
+        }
     }
 
     /// The next stretch, if there is one.

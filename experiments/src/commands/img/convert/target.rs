@@ -49,7 +49,8 @@ impl Target {
     pub fn of(name: &str, size: u64, plan: &Plan<'_>, runtime: &Rc<LocalRuntime>) -> anyhow::Result<Target> {
         let (path, _) = named_file(name, false)?;
         if plan.args.no_create {
-            let target = Target::existing(name, &path, plan, runtime).map_err(|error| could_not_open(name, error))?;
+            let target =
+                Target::existing(name, &path, plan, runtime).map_err(|error| could_not_open(name, error))?;
             ensure!(target.disk.size() >= size, "output file is smaller than input file");
             return Ok(target);
         }
@@ -64,7 +65,12 @@ impl Target {
         make.with_context(failed)
     }
 
-    fn existing(name: &str, path: &Path, plan: &Plan<'_>, runtime: &Rc<LocalRuntime>) -> anyhow::Result<Target> {
+    fn existing(
+        name: &str,
+        path: &Path,
+        plan: &Plan<'_>,
+        runtime: &Rc<LocalRuntime>,
+    ) -> anyhow::Result<Target> {
         let image = inspect_writable(path, plan.format)?;
         refuse_source(path, plan.sources)?;
         let disk = runtime.block_on(open_chain(path, plan.format, &writing(), runtime.clone()))?;
@@ -80,7 +86,13 @@ impl Target {
         })
     }
 
-    fn raw(name: &str, path: &Path, size: u64, args: &Args, runtime: &Rc<LocalRuntime>) -> anyhow::Result<Target> {
+    fn raw(
+        name: &str,
+        path: &Path,
+        size: u64,
+        args: &Args,
+        runtime: &Rc<LocalRuntime>,
+    ) -> anyhow::Result<Target> {
         let options = options::parse(&args.options, Format::Raw)?;
         let preallocation = options.preallocation.unwrap_or_default();
         ensure!(preallocation != Preallocation::Metadata, "Unsupported preallocation mode 'metadata'");
@@ -101,7 +113,13 @@ impl Target {
         })
     }
 
-    fn qcow2(name: &str, path: &Path, size: u64, plan: &Plan<'_>, runtime: &Rc<LocalRuntime>) -> anyhow::Result<Target> {
+    fn qcow2(
+        name: &str,
+        path: &Path,
+        size: u64,
+        plan: &Plan<'_>,
+        runtime: &Rc<LocalRuntime>,
+    ) -> anyhow::Result<Target> {
         let args = plan.args;
         let options = options::parse(&args.options, Format::Qcow2)?;
         let Conversion { image: options, preallocation } =
@@ -146,7 +164,10 @@ fn refuse_source(path: &Path, sources: &[Source]) -> anyhow::Result<()> {
     let files = sources.iter().flat_map(|source| &source.files);
     for file in files.flat_map(|file| [Some(&file.path), file.data_file.as_ref()]).flatten() {
         let is_own = FileFacts::of(file).is_ok_and(|facts| facts.identity == own);
-        ensure!(!is_own, "the target is read itself: it is one of the sources, or one of them is backed by it");
+        ensure!(
+            !is_own,
+            "the target is read itself: it is one of the sources, or one of them is backed by it"
+        );
     }
     Ok(())
 }
@@ -154,7 +175,11 @@ fn refuse_source(path: &Path, sources: &[Source]) -> anyhow::Result<()> {
 /// Refuses a target that is a cache image, whatever its name says.
 fn refuse_cache(path: &Path) -> anyhow::Result<()> {
     let is_cache = begins_as_qcow2(path)?
-        && inspect(path, Format::Qcow2).is_ok_and(|image| image.header.is_some_and(|header| header.cache().is_some()));
-    ensure!(!is_cache, "this is a cache image, which is no target; remove it first, if it is not needed any more");
+        && inspect(path, Format::Qcow2)
+            .is_ok_and(|image| image.header.is_some_and(|header| header.cache().is_some()));
+    ensure!(
+        !is_cache,
+        "this is a cache image, which is no target; remove it first, if it is not needed any more"
+    );
     Ok(())
 }
