@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`header`] | the header, its extensions, the backing file's name |
 //! | `description` | what a header says, in names |
+//! | [`check`] | check and repair |
 //! | `create` | new images |
 //! | `image` | an open image |
 //! | `feature_names` | the table of the features' names |
@@ -29,6 +30,7 @@
 //! | `extents` | what an image holds itself, in the order of its disk |
 
 mod allocation;
+pub mod check;
 mod compressed_data;
 mod compression;
 mod create;

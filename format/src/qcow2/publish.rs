@@ -91,7 +91,8 @@ impl<S: Storage> Image<S> {
     pub(crate) fn publish_when_due(self: &Rc<Self>) {
         let due = {
             let state = self.state.borrow();
-            state.unpublished >= self.options.batch_bytes
+            // What a guest has not flushed, it may lose; a cache is flushed by nobody.
+            (self.mode() == Mode::Fill && state.unpublished >= self.options.batch_bytes)
                 || state.l2.dirty() > state.l2.capacity() / 2
                 || state.freed.len() > MOST_FREED
         };
@@ -174,7 +175,8 @@ impl<S: Storage> Image<S> {
         let freed = if written.is_ok() { std::mem::take(&mut batch.freed) } else { vec![] };
         self.end_batch(batch, written.is_err());
         if written.is_ok() {
-            self.free_unused(freed).await;
+            // Loading a refcount may grow the table, which publishes: a cycle of futures.
+            Box::pin(self.free_unused(freed)).await;
         }
         written
     }
