@@ -16,7 +16,11 @@ fn assert_same(folder: &Folder, args: &[&str]) {
         assert_eq!(ours.status.code(), stock.status.code(), "{args:?}");
         assert_eq!(String::from_utf8_lossy(&ours.stdout), String::from_utf8_lossy(&stock.stdout), "{args:?}");
         if args.iter().all(|arg| *arg != "missing") {
-            assert_eq!(String::from_utf8_lossy(&ours.stderr), String::from_utf8_lossy(&stock.stderr), "{args:?}");
+            assert_eq!(
+                String::from_utf8_lossy(&ours.stderr),
+                String::from_utf8_lossy(&stock.stderr),
+                "{args:?}"
+            );
         }
     }
 }
@@ -36,7 +40,11 @@ fn every_kind_of_cluster_is_shown_as_qemu_img_shows_it() {
         folder.qemu_img(&["create", "-q", "-f", "qcow2", "-o", options, name, "6M"]);
         let mut changes = vec!["write -P 1 0 200k", "write -P 2 1M 64k", "write -P 3 3M 1M"];
         if name != "old" && name != "outside" {
-            changes.extend(["write -z 3200k 256k", "write -z -u 4M 128k", "write -c -P 4 5M 4M".trim_end_matches("4M")]);
+            changes.extend([
+                "write -z 3200k 256k",
+                "write -z -u 4M 128k",
+                "write -c -P 4 5M 4M".trim_end_matches("4M"),
+            ]);
             changes.pop();
         }
         let commands: Vec<&str> = changes.iter().flat_map(|change| ["-c", *change]).collect();
