@@ -73,6 +73,8 @@ pub struct Image<S: Storage> {
     pub(super) options: ImageOptions,
     mode: Mode,
     pub(super) header: RefCell<Header>,
+    /// Another header was being written when the storage failed: nobody knows which one it holds.
+    pub(super) header_in_doubt: Cell<bool>,
     pub(super) state: RefCell<State>,
     /// Metadata that is being loaded, with those who wait for it, if anybody does.
     pub(super) loading: RefCell<FxHashMap<Missing, Option<Event>>>,
@@ -199,6 +201,7 @@ impl<S: Storage> Image<S> {
             options,
             mode,
             header: RefCell::new(header),
+            header_in_doubt: Cell::new(false),
             state: RefCell::new(state),
             loading: RefCell::default(),
             in_flight: RefCell::default(),

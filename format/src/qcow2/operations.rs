@@ -228,6 +228,13 @@ impl<S: Storage> Image<S> {
         self.in_flight.borrow().iter().find(overlaps).cloned()
     }
 
+    /// Whether another operation than this one is in flight on a part of a cluster.
+    fn is_in_flight_besides(&self, record: &InFlight<S::Payload>, cluster: GuestCluster) -> bool {
+        let run = self.geometry.first_of_cluster(cluster)..self.geometry.first_of_cluster(cluster + 1);
+        let overlaps = |other: &InFlight<_>| other.guest.start < run.end && run.start < other.guest.end;
+        self.in_flight.borrow().iter().any(|other| !std::ptr::eq(&**other, record) && overlaps(other))
+    }
+
     /// The first subcluster after `start`, and before `end`, on which an operation is in flight; else `end`.
     fn next_in_flight(&self, start: Subcluster, end: Subcluster) -> Subcluster {
         let list = self.in_flight.borrow();
@@ -278,7 +285,8 @@ impl<S: Storage> Image<S> {
         reservation: Reservation,
         is_hole: impl Fn(Subcluster) -> bool,
     ) {
-        let unused = self.state.borrow_mut().commit(&reservation, is_hole);
+        let is_shared = |cluster| self.is_in_flight_besides(record, cluster);
+        let unused = self.state.borrow_mut().commit(&reservation, is_hole, is_shared);
         self.remove_references(&unused).await;
         self.finish(record);
         self.publish_when_due();
@@ -286,7 +294,8 @@ impl<S: Storage> Image<S> {
 
     /// Ends an operation that failed: nothing is mapped, the clusters are free again.
     pub(crate) async fn abandon(&self, record: &InFlight<S::Payload>, reservation: Reservation) {
-        let unused = self.state.borrow_mut().release(&reservation);
+        let is_shared = |cluster| self.is_in_flight_besides(record, cluster);
+        let unused = self.state.borrow_mut().release(&reservation, is_shared);
         self.remove_references(&unused).await;
         self.finish(record);
     }

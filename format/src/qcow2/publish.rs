@@ -20,8 +20,8 @@
 //! is free only once nothing does.
 
 use super::freeing::Freed;
-use super::geometry::OFFSET_MASK;
-use super::header::extension;
+use super::geometry::{COMPRESSED, OFFSET_MASK};
+use super::header::{Header, extension};
 use super::image::{Image, Mode};
 use super::slices::Entry;
 use crate::cache::CacheExtension;
@@ -143,9 +143,7 @@ impl<S: Storage> Image<S> {
             let in_use = self.bytes_in_use();
             if let Some(cache) = header.cache().filter(|cache| cache.in_use != in_use) {
                 header.set_extension(extension::CACHE, CacheExtension { in_use, ..cache }.to_bytes());
-                self.write_header(&header).await?;
-                self.barrier().await?;
-                *self.header.borrow_mut() = header;
+                self.switch_header(header).await?;
             }
         }
         Ok(())
@@ -169,7 +167,10 @@ impl<S: Storage> Image<S> {
 
     /// Publishes what is pending. Only in a turn.
     pub(super) async fn publish_pending(&self, durable: bool) -> Result<()> {
-        self.flush_data_file().await?;
+        if self.header_in_doubt.get() {
+            // The storage may hold one that points at other tables: what is published would be missing there.
+            self.switch_header(self.header()).await?;
+        }
         let mut batch = self.take_batch();
         let written = self.write_batch(&batch, durable).await;
         let freed = if written.is_ok() { std::mem::take(&mut batch.freed) } else { vec![] };
@@ -179,6 +180,16 @@ impl<S: Storage> Image<S> {
             Box::pin(self.free_unused(freed)).await;
         }
         written
+    }
+
+    /// Makes another header durable. Only in a turn.
+    pub(super) async fn switch_header(&self, header: Header) -> Result<()> {
+        self.header_in_doubt.set(true);
+        self.write_header(&header).await?;
+        self.barrier().await?;
+        *self.header.borrow_mut() = header;
+        self.header_in_doubt.set(false);
+        Ok(())
     }
 
     fn take_batch(&self) -> Batch {
@@ -197,7 +208,10 @@ impl<S: Storage> Image<S> {
             batch.refcounts.push((offset + within, bytes));
             batch.refcount_keys.push(key);
         }
-        for (key, bytes) in state.l2.take_dirty() {
+        for (key, mut bytes) in state.l2.take_dirty() {
+            if geometry.has_subclusters() && !state.data_file {
+                hide_unwritten(&mut bytes, self.file_len.get());
+            }
             let (table, within) = geometry.slice_position(key);
             let offset = state.l1.get(table).copied().unwrap_or(0) & OFFSET_MASK;
             batch.l2.push((offset + within, bytes));
@@ -212,6 +226,7 @@ impl<S: Storage> Image<S> {
     }
 
     async fn write_batch(&self, batch: &Batch, durable: bool) -> Result<()> {
+        self.flush_data_file().await?;
         self.write_all(MetadataKind::RefcountBlock, &batch.refcounts).await?;
         if !batch.refcount_table.is_empty() {
             self.barrier().await?;
@@ -248,7 +263,8 @@ impl<S: Storage> Image<S> {
         }
     }
 
-    /// Makes the data in an external data file durable, before any table says that it is there.
+    /// Makes the data in an external data file durable, before any table says that it is there: that of a batch was
+    /// written before the batch was taken.
     async fn flush_data_file(&self) -> Result<()> {
         match &self.data_file {
             Some(file) => file.flush().await.map_err(self.blame.io("flushing the external data file", 0)),
@@ -278,6 +294,19 @@ impl<S: Storage> Image<S> {
 
     pub(super) async fn barrier(&self) -> Result<()> {
         self.storage.flush().await.map_err(self.blame.io("flushing", 0))
+    }
+}
+
+/// Takes host clusters out of a slice of extended L2 entries that lie beyond the end of the file: they are there for
+/// subclusters whose data is on its way, and with that the entry will be published again.
+fn hide_unwritten(slice: &mut [u8], file_len: u64) {
+    let (entries, _) = slice.as_chunks_mut::<16>();
+    for entry in entries {
+        let (word, allocated) = (u128::from_be_bytes(*entry) >> 64, u128::from_be_bytes(*entry) as u32);
+        let word = word as u64;
+        if allocated == 0 && word & COMPRESSED == 0 && word & OFFSET_MASK >= file_len {
+            entry[..8].fill(0);
+        }
     }
 }
 

@@ -96,10 +96,8 @@ impl<S: Storage> Image<S> {
             refcount_table_clusters: plan.table_clusters as u32,
             ..old.clone()
         };
-        self.write_header(&header).await?;
-        self.barrier().await?;
         // Only now: had the header not been written, the old table would still be the one that counts.
-        *self.header.borrow_mut() = header;
+        self.switch_header(header).await?;
         adopt(&mut self.state.borrow_mut(), table, &plan, &counts);
         let old_bytes = u64::from(old.refcount_table_clusters) << geometry.cluster_bits;
         let old_table =
