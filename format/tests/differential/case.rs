@@ -96,6 +96,7 @@ impl<'a> Case<'a> {
             refcount_bits: 16,
             extended_l2: false,
             compression: crate::axes::Compression::Zlib,
+            has_compressed: false,
             lazy_refcounts: false,
             data_file: None,
             backing: None,

@@ -130,7 +130,7 @@ impl Op {
         match random.below(100) {
             0..14 => Op::WriteZeroes { range: piece, unmap: random.chance(0.5) },
             14..26 if shape.can_discard() => Op::Discard(piece),
-            26..38 if shape.can_compress() => match compressible(random, model, cluster_size, side) {
+            26..38 if shape.has_compressed => match compressible(random, model, cluster_size, side) {
                 Some(range) => Op::WriteCompressed(range, noise.random(random)),
                 None => Op::Write(piece, noise.random(random)),
             },
