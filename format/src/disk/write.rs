@@ -26,8 +26,14 @@ impl<S: Storage> Stack<S> {
                 WriteStep::InPlace { host, end, using } => {
                     let part = image.bytes_before(&rest, end);
                     let data = data.slice(part.start - offset..part.end - offset);
-                    image.write_data(host + part.start % image.subcluster_size(), &[data]).await?;
-                    drop(using);
+                    let offset = host + part.start % image.subcluster_size();
+                    let image = image.clone();
+                    // Its cluster is in use until the storage is done with it, also if the caller goes away.
+                    let task = async move {
+                        let _using = using;
+                        image.write_data(offset, &[data]).await
+                    };
+                    Join::spawn(&*self.runtime, task).await?;
                     rest.start = part.end;
                 }
                 WriteStep::New { record, reservation, source } => {

@@ -86,7 +86,7 @@ pub struct Image<S: Storage> {
     pub(super) publishing_soon: Cell<bool>,
     pub(super) published: Event,
     pub(super) timer_armed: Cell<bool>,
-    pub(super) waiting: Waiting,
+    pub(super) waiting: Rc<Waiting>,
     /// The compressed cluster that was read last, decompressed.
     pub(super) decompressed: RefCell<Option<(CompressedData, S::Payload)>>,
     /// What was found wrong while the image was open for writing: it is written no more.
@@ -213,7 +213,7 @@ impl<S: Storage> Image<S> {
             publishing_soon: Cell::new(false),
             published: Event::new(),
             timer_armed: Cell::new(false),
-            waiting: Waiting::default(),
+            waiting: Rc::default(),
             decompressed: RefCell::default(),
             damage: RefCell::default(),
             file_len: Cell::new(file_len),
