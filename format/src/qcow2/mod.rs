@@ -9,6 +9,7 @@
 //! | `image` | an open image |
 //! | `features` | which images can be opened for what |
 //! | `protection` | damaged images: guests do not write over tables |
+//! | `cluster_layout` | the size of clusters, with or without subclusters |
 //! | `geometry` | cluster numbers and offsets, bits of table entries |
 //! | `state` | the metadata in memory |
 //! | `mapping` | L2 entries, and what the disk is mapped to |
@@ -30,6 +31,7 @@
 
 mod allocation;
 pub mod check;
+mod cluster_layout;
 mod compressed_data;
 mod compression;
 mod create;
@@ -55,6 +57,7 @@ mod table_growth;
 mod usage;
 mod zeroing;
 
+pub use cluster_layout::ClusterLayout;
 pub use compression::{Compression, compress};
 pub use create::{CacheOptions, CreateOptions, DataFileOptions, create, empty_file_bytes, read_header};
 pub(crate) use geometry::{GuestCluster, Subcluster};
