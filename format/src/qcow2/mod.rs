@@ -10,6 +10,7 @@
 //! | `feature_names` | the table of the features' names |
 //! | `features` | which images can be opened for what |
 //! | `protection` | damaged images: guests do not write over tables |
+//! | `cluster_layout` | the size of clusters, with or without subclusters |
 //! | `geometry` | cluster numbers and offsets, bits of table entries |
 //! | `state` | the metadata in memory |
 //! | `mapping` | L2 entries, and what the disk is mapped to |
@@ -33,6 +34,7 @@
 
 mod allocation;
 pub mod check;
+mod cluster_layout;
 mod compressed_data;
 mod compression;
 mod create;
@@ -61,6 +63,7 @@ mod table_growth;
 mod usage;
 mod zeroing;
 
+pub use cluster_layout::ClusterLayout;
 pub use compression::{Compression, compress};
 pub use create::{CacheOptions, CreateOptions, DataFileOptions, create, empty_file_bytes, read_header};
 pub(crate) use geometry::{GuestCluster, Subcluster};
