@@ -6,7 +6,7 @@ use anyhow::ensure;
 use std::ops::Range;
 use std::path::Path;
 use vmicache_format::disk::Disk;
-use vmicache_format::files::{ChainOptions, Format, begins_as_qcow2, open_chain};
+use vmicache_format::files::{ChainOptions, Format, NamedFiles, begins_as_qcow2, open_chain};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Holes, HostFile};
 use vmicache_format::trace::{Trace, footprint, joint_working_set};
@@ -56,7 +56,7 @@ impl BaseImage {
     pub fn survey(image: warm::Base, boots: &[&Trace]) -> anyhow::Result<BaseImage> {
         let runtime = LocalRuntime::new();
         let (allocated_bytes, holes) = runtime.block_on(async {
-            let options = ChainOptions::default();
+            let options = ChainOptions { named_files: NamedFiles::Allow, ..ChainOptions::default() };
             let disk = open_chain(&image.path, image.format, &options, runtime.clone()).await?;
             survey(&disk, &footprint(boots.iter().copied(), LARGEST_CLUSTER)).await
         })?;

@@ -8,7 +8,7 @@ use images::{CACHE_EXTENSION, Folder, assert_says, message_of, text};
 use std::fs;
 use std::path::Path;
 use vmicache_format::cache::IdentityCheck;
-use vmicache_format::files::{ChainOptions, Format, open_chain};
+use vmicache_format::files::{ChainOptions, Format, NamedFiles, open_chain};
 use vmicache_format::runtime::LocalRuntime;
 
 const MIB: u64 = 1 << 20;
@@ -24,14 +24,21 @@ fn open(path: &Path, options: &ChainOptions) -> Option<String> {
 
 /// How opening the chain at `path` is refused.
 fn refusal(path: &Path) -> String {
-    open(path, &ChainOptions::default()).expect("the chain is opened")
+    open(path, &ChainOptions { named_files: NamedFiles::Allow, ..ChainOptions::default() })
+        .expect("the chain is opened")
 }
 
 /// A folder with `base.raw` and `cache`, a cache image of it.
 fn cached(options: &str) -> Folder {
     let folder = Folder::with_base(16 * MIB);
     folder.run(&[&CACHE[..], &[options]].concat());
-    assert!(open(&folder.path("cache"), &ChainOptions::default()).is_none());
+    assert!(
+        open(
+            &folder.path("cache"),
+            &ChainOptions { named_files: NamedFiles::Allow, ..ChainOptions::default() }
+        )
+        .is_none()
+    );
     folder
 }
 
@@ -151,7 +158,10 @@ fn another_base_is_refused() {
         &["cache: the cache was made for another base", "16777216 bytes", "17825792"],
     );
     folder.truncate("base.raw", 16 * MIB);
-    assert!(open(&cache, &ChainOptions::default()).is_none(), "the base is as it was");
+    assert!(
+        open(&cache, &ChainOptions { named_files: NamedFiles::Allow, ..ChainOptions::default() }).is_none(),
+        "the base is as it was"
+    );
     folder.change("base.raw", 70, &[1]);
     assert_says(&refusal(&cache), &["cache: the cache was made for another base", "sampled blocks"]);
 }

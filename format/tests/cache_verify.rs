@@ -7,7 +7,7 @@ use std::path::Path;
 use tempfile::TempDir;
 use vmicache_format::cache::{BaseIdentity, Description, IdentityCheck, describe};
 use vmicache_format::disk::Verification;
-use vmicache_format::files::{ChainOptions, Format, create_image, describe_base, open_chain};
+use vmicache_format::files::{ChainOptions, Format, NamedFiles, create_image, describe_base, open_chain};
 use vmicache_format::qcow2::{CacheOptions, CreateOptions};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Access, HostFile};
@@ -29,7 +29,8 @@ fn cached(parts: &[(u64, u64)], cluster_size: u64, base_format: Format) -> TempD
     let _alone = qemu::no_process_starts();
     let runtime = LocalRuntime::new();
     runtime.block_on(async {
-        let described = describe_base(&folder.path().join("base"), base_format, runtime.clone()).await;
+        let described =
+            describe_base(&folder.path().join("base"), base_format, NamedFiles::Allow, runtime.clone()).await;
         let (size, identity) = described.expect("the base can be opened");
         let options = CreateOptions {
             cluster_size,
@@ -39,7 +40,7 @@ fn cached(parts: &[(u64, u64)], cluster_size: u64, base_format: Format) -> TempD
         };
         let cache = folder.path().join("cache");
         create_image(&cache, &options).await.expect("the cache can be made");
-        let options = ChainOptions { fill: true, ..ChainOptions::default() };
+        let options = ChainOptions { fill: true, named_files: NamedFiles::Allow, ..ChainOptions::default() };
         let disk =
             open_chain(&cache, Format::Qcow2, &options, runtime.clone()).await.expect("the chain opens");
         for &(offset, length) in parts {
@@ -53,7 +54,7 @@ fn cached(parts: &[(u64, u64)], cluster_size: u64, base_format: Format) -> TempD
 fn verify_with(folder: &Path, identity: IdentityCheck) -> Result<Verification> {
     let _alone = qemu::no_process_starts();
     let runtime = LocalRuntime::new();
-    let options = ChainOptions { identity, ..ChainOptions::default() };
+    let options = ChainOptions { identity, named_files: NamedFiles::Allow, ..ChainOptions::default() };
     runtime.block_on(async {
         let disk = open_chain(&folder.join("cache"), Format::Qcow2, &options, runtime.clone()).await?;
         let mut last = 0;

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use tempfile::TempDir;
 use vmicache_format::cache::{Description, describe};
 use vmicache_format::disk::{Disk, Filling, Layer};
-use vmicache_format::files::{ChainOptions, Format, create_image, describe_base, open_chain_in};
+use vmicache_format::files::{ChainOptions, Format, NamedFiles, create_image, describe_base, open_chain_in};
 use vmicache_format::qcow2::{CacheOptions, CreateOptions};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Access, Counting, Holes, HostFile, PayloadFree, Storage};
@@ -48,7 +48,7 @@ fn read_through(folder: &Path, top: &str, fill: bool) -> u64 {
             }
             file
         };
-        let options = ChainOptions { fill, ..ChainOptions::default() };
+        let options = ChainOptions { fill, named_files: NamedFiles::Allow, ..ChainOptions::default() };
         let path = folder.join(top);
         let disk =
             open_chain_in(&path, Format::Qcow2, &options, runtime.clone(), wrap).await.expect("it opens");
@@ -62,7 +62,7 @@ fn read_through(folder: &Path, top: &str, fill: bool) -> u64 {
 fn create(folder: &Path, base: &str, format: Format, cluster_size: u64, version: u32) {
     let runtime = LocalRuntime::new();
     runtime.block_on(async {
-        let described = describe_base(&folder.join(base), format, runtime.clone()).await;
+        let described = describe_base(&folder.join(base), format, NamedFiles::Allow, runtime.clone()).await;
         let (size, identity) = described.expect("the base can be opened");
         let options = CreateOptions {
             cluster_size,

@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use vmicache_format::cache::IdentityCheck;
-use vmicache_format::files::{ChainOptions, Format, create_image, open_chain};
+use vmicache_format::files::{ChainOptions, Format, NamedFiles, create_image, open_chain};
 use vmicache_format::qcow2::{CacheOptions, CreateOptions};
 use vmicache_format::runtime::LocalRuntime;
 
@@ -37,7 +37,12 @@ fn stock_tools_are_kept_out_of_a_cache_while_it_is_filled() {
     let folder = tempfile::tempdir().unwrap();
     chain(folder.path());
     let runtime = LocalRuntime::new();
-    let options = ChainOptions { writable: true, fill: true, ..ChainOptions::default() };
+    let options = ChainOptions {
+        writable: true,
+        fill: true,
+        named_files: NamedFiles::Allow,
+        ..ChainOptions::default()
+    };
     let open = |name: &str| {
         runtime.block_on(open_chain(&folder.path().join(name), Format::Qcow2, &options, runtime.clone()))
     };
@@ -82,7 +87,12 @@ fn we_keep_out_of_an_image_that_stock_tools_write() {
     let runtime = LocalRuntime::new();
     let overlay = folder.path().join("overlay");
     for fill in [true, false] {
-        let options = ChainOptions { fill, identity: IdentityCheck::Skip, ..ChainOptions::default() };
+        let options = ChainOptions {
+            fill,
+            identity: IdentityCheck::Skip,
+            named_files: NamedFiles::Allow,
+            ..ChainOptions::default()
+        };
         // qemu-io takes a moment to open the image.
         let refused = (0..200).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(20));
@@ -96,6 +106,6 @@ fn we_keep_out_of_an_image_that_stock_tools_write() {
     }
     drop(writer.stdin.take());
     writer.wait().unwrap();
-    let options = ChainOptions { fill: true, ..ChainOptions::default() };
+    let options = ChainOptions { fill: true, named_files: NamedFiles::Allow, ..ChainOptions::default() };
     runtime.block_on(open_chain(&overlay, Format::Qcow2, &options, runtime.clone())).unwrap();
 }

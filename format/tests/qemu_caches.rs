@@ -7,7 +7,7 @@ use std::path::Path;
 use tempfile::TempDir;
 use vmicache_format::cache::IdentityCheck;
 use vmicache_format::disk::Disk;
-use vmicache_format::files::{ChainOptions, Format, create_image, describe_base, open_chain};
+use vmicache_format::files::{ChainOptions, Format, NamedFiles, create_image, describe_base, open_chain};
 use vmicache_format::qcow2::header::{Header, extension};
 use vmicache_format::qcow2::{CacheOptions, CreateOptions, ImageOptions, empty_file_bytes, read_header};
 use vmicache_format::runtime::LocalRuntime;
@@ -47,7 +47,8 @@ fn new_chain(
 ) {
     let runtime = LocalRuntime::new();
     runtime.block_on(async {
-        let base = describe_base(&folder.path().join("base"), format, runtime.clone()).await;
+        let base =
+            describe_base(&folder.path().join("base"), format, NamedFiles::Allow, runtime.clone()).await;
         let (size, identity) = base.expect("the base can be opened");
         assert_eq!(size, DISK);
         let mut options = CreateOptions {
@@ -69,7 +70,12 @@ fn new_chain(
 
 /// Opens the overlay, uses its disk, and closes it.
 fn with_disk<T>(folder: &TempDir, use_it: impl AsyncFnOnce(&Disk<HostFile>) -> T) -> T {
-    let options = ChainOptions { writable: true, fill: true, ..ChainOptions::default() };
+    let options = ChainOptions {
+        writable: true,
+        fill: true,
+        named_files: NamedFiles::Allow,
+        ..ChainOptions::default()
+    };
     let runtime = LocalRuntime::new();
     let disk = {
         let _alone = qemu::no_process_starts();
@@ -241,7 +247,12 @@ fn a_cache_over_another_base_is_refused() {
     new_base(&folder, &mut random, Format::Raw);
     let runtime = LocalRuntime::new();
     let open = |identity| {
-        let options = ChainOptions { identity, image: ImageOptions::default(), ..ChainOptions::default() };
+        let options = ChainOptions {
+            identity,
+            image: ImageOptions::default(),
+            named_files: NamedFiles::Allow,
+            ..ChainOptions::default()
+        };
         let overlay = folder.path().join("overlay");
         runtime.block_on(open_chain(&overlay, Format::Qcow2, &options, runtime.clone())).map(drop)
     };

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 use tempfile::TempDir;
 use vmicache_format::disk::Disk;
-use vmicache_format::files::{ChainOptions, Format, create_image, open_chain};
+use vmicache_format::files::{ChainOptions, Format, NamedFiles, create_image, open_chain};
 use vmicache_format::qcow2::CreateOptions;
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::HostFile;
@@ -49,9 +49,11 @@ fn stock_create(folder: &TempDir, name: &str, options: &CreateOptions) {
 }
 
 fn read_by_us(folder: &TempDir, name: &str) -> Vec<u8> {
-    with_disk(&folder.path().join(name), &ChainOptions::default(), async |disk| {
-        disk.read(0, disk.size()).await.expect("the disk can be read").to_vec()
-    })
+    with_disk(
+        &folder.path().join(name),
+        &ChainOptions { named_files: NamedFiles::Allow, ..ChainOptions::default() },
+        async |disk| disk.read(0, disk.size()).await.expect("the disk can be read").to_vec(),
+    )
 }
 
 /// A change of the disk that both sides can make; the pattern is a byte, since qemu-io writes no others.
@@ -100,7 +102,7 @@ fn change_by_qemu(folder: &TempDir, name: &str, changes: &[Change], model: &mut 
 }
 
 fn change_by_us(folder: &TempDir, name: &str, changes: &[Change], model: &mut [u8]) {
-    let options = ChainOptions { writable: true, ..ChainOptions::default() };
+    let options = ChainOptions { writable: true, named_files: NamedFiles::Allow, ..ChainOptions::default() };
     with_disk(&folder.path().join(name), &options, async |disk| {
         for change in changes {
             change.perform(disk).await;

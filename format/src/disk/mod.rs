@@ -3,12 +3,14 @@
 
 mod fill;
 mod identity;
+mod map;
 mod read;
 mod verify;
 mod write;
 mod zero;
 
 pub use identity::identify;
+pub use map::MapExtent;
 pub use verify::Verification;
 
 use crate::error::{Error, Result};

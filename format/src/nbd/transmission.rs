@@ -199,8 +199,10 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
             Command::Write => disk.write(offset, payload).await?,
             Command::WriteZeroes => {
                 let is_in_vain = || self.output.is_over();
-                in_steps(request, ZERO_STEP, is_in_vain, async |at, length| {
-                    disk.write_zeroes(at, length).await
+                let keeps_room = request.has(command_flag::NO_HOLE);
+                in_steps(request, ZERO_STEP, is_in_vain, async |at, length| match keeps_room {
+                    true => disk.write_zeroes(at, length).await,
+                    false => disk.write_zeroes_unmapped(at, length).await,
                 })
                 .await?;
             }
@@ -212,8 +214,12 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
                 })
                 .await?;
             }
-            // What is trimmed may keep its content.
-            Command::Trim | Command::Disconnect => {}
+            Command::Trim => {
+                let is_in_vain = || self.output.is_over();
+                in_steps(request, ZERO_STEP, is_in_vain, async |at, length| disk.discard(at, length).await)
+                    .await?;
+            }
+            Command::Disconnect => {}
             Command::Unknown(code) => {
                 return Err(Failure::new(Errno::Invalid, &format!("there is no command {code}")));
             }

@@ -1,5 +1,6 @@
 //! An open image.
 
+use super::check::repair_dirty;
 use super::features;
 use super::freeing::Waiting;
 use super::geometry::{Geometry, HostCluster};
@@ -35,7 +36,8 @@ pub struct ImageOptions {
     /// Memory for cached L2 tables, in bytes; `None`: for all of them, but at most 32 MiB. What is changed
     /// and not yet written may exceed it for a while.
     pub metadata_cache: Option<u64>,
-    /// Guest data that a batch of metadata waits for at most, in bytes.
+    /// Copies in a cache that a batch of metadata waits for at most, in bytes. An image that a guest writes is flushed by
+    /// the guest.
     pub batch_bytes: u64,
     /// How long the first change of a cache waits at most until it is published.
     pub batch_time: Duration,
@@ -97,7 +99,8 @@ impl<S: Storage> std::fmt::Debug for Image<S> {
 
 impl<S: Storage> Image<S> {
     /// Opens the image in `storage`. `name` appears in errors. A cache that is opened to be filled is
-    /// scanned first: what its tables reach is counted, and what they do not is free again.
+    /// scanned first: what its tables reach is counted, and what they do not is free again. An image that is opened for
+    /// writing and was not closed (its dirty bit is set) is checked and repaired first.
     ///
     /// # Errors
     /// If that is no qcow2 image, it uses features that are not handled, its tables break the format's
@@ -128,6 +131,10 @@ impl<S: Storage> Image<S> {
         let blame = Blame(Arc::from(name));
         let mut header = super::create::read_header(&storage, name).await?;
         features::check(&header, mode, data_file.is_some(), &blame)?;
+        if mode == Mode::Write && header.is_dirty() {
+            repair_dirty(&storage, name).await?;
+            header = super::create::read_header(&storage, name).await?;
+        }
         let file_len = storage.len().await.map_err(blame.io("reading the length", 0))?;
         let geometry = Geometry::of(&header);
         let l1_bytes = u64::from(header.l1_size) * 8;

@@ -4,8 +4,10 @@
 //! | --- | --- |
 //! | [`header`] | the header, its extensions, the backing file's name |
 //! | `description` | what a header says, in names |
+//! | [`check`] | check and repair |
 //! | `create` | new images |
 //! | `image` | an open image |
+//! | `feature_names` | the table of the features' names |
 //! | `features` | which images can be opened for what |
 //! | `protection` | damaged images: guests do not write over tables |
 //! | `geometry` | cluster numbers and offsets, bits of table entries |
@@ -28,11 +30,13 @@
 //! | `extents` | what an image holds itself, in the order of its disk |
 
 mod allocation;
+pub mod check;
 mod compressed_data;
 mod compression;
 mod create;
 mod description;
 mod extents;
+mod feature_names;
 mod features;
 mod freeing;
 mod geometry;

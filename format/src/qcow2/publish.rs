@@ -1,16 +1,23 @@
 //! The order in which metadata reaches the storage.
 //!
-//! In memory a mapping is visible at once. In the storage, nothing may point at something that a power cut
-//! could have lost. So changes are collected, and published in batches, each in this order:
+//! In memory a mapping is visible at once. In the storage, nothing may point at something that a power cut could have
+//! lost, and nothing that is still pointed at may be used for something else. So changes are collected, and published in
+//! batches, each in this order:
 //!
-//! 1. data (written when it came) and refcounts; barrier if the refcount table changed; the refcount table;
-//! 2. barrier; L2 entries; 3. barrier; L1 entries; 4. a last barrier, if somebody waits for durability, or if the
-//! batch took references away; 5. only then those references are counted no more ([`super::freeing`]), and the
-//! refcounts that say so belong to the next batch.
+//! 1. data (written when it came) and refcounts; a barrier and the refcount table, if that has new blocks;
+//! 2. a barrier; L2 entries;
+//! 3. a barrier; L1 entries;
+//! 4. a barrier, if somebody waits for durability, or if the batch took references away;
+//! 5. only then those references are counted no more (see [`super::freeing`]); the refcounts that say so belong to the
+//!    next batch.
 //!
-//! A power cut between two of them leaves clusters that are counted and unreachable, nothing worse. The
-//! content of a batch is what memory holds when it begins: entries are only there once their data is written,
-//! so the first barrier covers all the data that the batch points at.
+//! A power cut between two of them leaves clusters that are counted and unreachable, nothing worse. The content of a
+//! batch is what memory holds when it begins: entries are only there once their data is written, so the first barrier
+//! covers all the data that the batch points at. Data in an external file has a barrier of its own before the batch.
+//!
+//! Barriers are dear, and a step without anything to write has none. Whatever moves (a table that has to become larger, a
+//! table that is shared with snapshots) is written whole at its new place before anything points there, and its old place
+//! is free only once nothing does.
 
 use super::freeing::Freed;
 use super::geometry::OFFSET_MASK;
@@ -84,7 +91,8 @@ impl<S: Storage> Image<S> {
     pub(crate) fn publish_when_due(self: &Rc<Self>) {
         let due = {
             let state = self.state.borrow();
-            state.unpublished >= self.options.batch_bytes
+            // What a guest has not flushed, it may lose; a cache is flushed by nobody.
+            (self.mode() == Mode::Fill && state.unpublished >= self.options.batch_bytes)
                 || state.l2.dirty() > state.l2.capacity() / 2
                 || state.freed.len() > MOST_FREED
         };
@@ -167,7 +175,8 @@ impl<S: Storage> Image<S> {
         let freed = if written.is_ok() { std::mem::take(&mut batch.freed) } else { vec![] };
         self.end_batch(batch, written.is_err());
         if written.is_ok() {
-            self.free_unused(freed).await;
+            // Loading a refcount may grow the table, which publishes: a cycle of futures.
+            Box::pin(self.free_unused(freed)).await;
         }
         written
     }

@@ -128,12 +128,12 @@ impl State {
             None => geometry.host_offset(take_first(&mut host)),
         };
         let end = offset + bytes;
-        self.compressed_end = (end % geometry.cluster_size() != 0).then_some(end);
+        self.compressed_end = (!end.is_multiple_of(geometry.cluster_size())).then_some(end);
         let touched = geometry.host_clusters(&(offset..end));
         let data = CompressedData { offset, bytes };
         let reservation = Reservation {
             guest,
-            host: SmallVec::from_buf([offset..end]),
+            host: SmallVec::from_elem(offset..end, 1),
             taken: SmallVec::from_buf([touched]),
             compressed: Some(data),
         };

@@ -183,10 +183,7 @@ impl State {
 }
 
 /// Adds a run behind others, merging it with the last one if that ends where it begins.
-pub(super) fn push_run<T: PartialEq, A: Array<Item = Range<T>>>(runs: &mut SmallVec<A>, run: Range<T>)
-where
-    T: PartialOrd,
-{
+pub(super) fn push_run<T: PartialOrd, A: Array<Item = Range<T>>>(runs: &mut SmallVec<A>, run: Range<T>) {
     match runs.last_mut() {
         _ if run.is_empty() => {}
         Some(last) if last.end == run.start => last.end = run.end,

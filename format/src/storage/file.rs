@@ -3,9 +3,10 @@
 use super::{DataKind, MetadataKind, Storage, buffers};
 use bytes::Bytes;
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::libc;
 use nix::unistd::{Whence, lseek};
+use smallvec::SmallVec;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -119,7 +120,7 @@ impl HostFile {
 
     /// Writes at most [`MAX_PARTS`] parts, and returns where they end.
     fn write_parts(&self, offset: u64, parts: &[Bytes]) -> io::Result<u64> {
-        let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let slices: SmallVec<[IoSlice<'_>; 4]> = parts.iter().map(|part| IoSlice::new(part)).collect();
         let written = offset + nix::sys::uio::pwritev(&*self.file, &slices, offset as i64)? as u64;
         // A short write: the rest, part by part.
         let mut start = offset;
@@ -246,7 +247,12 @@ impl Storage for HostFile {
         self.file.set_len(len)
     }
 
-    async fn discard(&self, _offset: u64, _len: u64) -> io::Result<()> {
-        Ok(())
+    async fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        match fallocate(&*self.file, mode, offset as i64, len as i64) {
+            // File systems without holes keep what they have.
+            Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 }

@@ -2,9 +2,12 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod damage;
 pub mod images;
 pub mod qemu;
+pub mod samples;
 pub mod sparse;
+pub mod steered;
 pub mod storages;
 
 use rand::{Rng, RngExt, SeedableRng};

@@ -46,12 +46,24 @@ pub fn io(folder: &Path, options: &[&str], image: &str, commands: &[String]) -> 
         arguments.extend(["-c", command]);
     }
     arguments.push(image);
-    let output = run("qemu-io", folder, &arguments);
+    run_io(folder, &arguments)
+}
+
+/// The same for commands that open the image themselves.
+#[track_caller]
+pub fn io_commands(folder: &Path, commands: &[String]) -> String {
+    let arguments: Vec<&str> = commands.iter().flat_map(|command| ["-c", command]).collect();
+    run_io(folder, &arguments)
+}
+
+#[track_caller]
+fn run_io(folder: &Path, arguments: &[&str]) -> String {
+    let output = run("qemu-io", folder, arguments);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     // qemu-io exits with 0 although a read found another pattern.
     let failed =
         ["failed", "error", "rror:", "ailed:"].iter().any(|word| out.contains(word) || err.contains(word));
-    assert!(output.status.success() && !failed, "qemu-io {commands:?}: {}\n{out}{err}", output.status);
+    assert!(output.status.success() && !failed, "qemu-io {arguments:?}: {}\n{out}{err}", output.status);
     out.into_owned()
 }
 
@@ -61,6 +73,19 @@ pub fn check(folder: &Path, image: &str) {
     let output = run("qemu-img", folder, &["check", "-q", "-f", "qcow2", image]);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "qemu-img check {image}: {}\n{out:.2000}{err}", output.status);
+}
+
+/// No error; the numbers of the clusters that leaked.
+#[track_caller]
+pub fn leaks(folder: &Path, image: &str) -> Vec<u64> {
+    let output = run("qemu-img", folder, &["check", "-f", "qcow2", image]);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let accepted = matches!(output.status.code(), Some(0 | 3));
+    assert!(accepted, "qemu-img check {image}: {}\n{out:.2000}{err}", output.status);
+    let lines = out.lines().chain(err.lines());
+    let numbers =
+        lines.filter_map(|line| line.strip_prefix("Leaked cluster ")?.split(' ').next()?.parse().ok());
+    numbers.collect()
 }
 
 /// No error; leaks are allowed.
@@ -77,4 +102,48 @@ pub fn check_but_for_leaks(folder: &Path, image: &str) {
 pub fn content(folder: &Path, image: &str) -> Vec<u8> {
     img(folder, &["convert", "-f", "qcow2", "-O", "raw", image, "content.raw"]);
     std::fs::read(folder.join("content.raw")).expect("qemu-img wrote it")
+}
+
+/// Runs a tool in `folder`, whatever it says.
+pub fn output(tool: &str, folder: &Path, arguments: &[&str]) -> Output {
+    run(tool, folder, arguments)
+}
+
+/// What `qemu-img check` says of an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// 0 clean, 1 not checked, 2 errors, 3 leaks only.
+    pub code: i32,
+    /// The JSON, and what is said beside it.
+    pub json: String,
+    pub messages: String,
+}
+
+impl Checked {
+    /// A number of the JSON; what is left out is 0.
+    pub fn number(&self, key: &str) -> u64 {
+        let Some((_, rest)) = self.json.split_once(&format!("\"{key}\": ")) else { return 0 };
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap_or(0)
+    }
+}
+
+/// Runs `qemu-img check` with further options.
+pub fn checked(folder: &Path, options: &[&str], image: &str) -> Checked {
+    let mut arguments = vec!["check", "-f", "qcow2", "--output", "json"];
+    arguments.extend(options);
+    arguments.push(image);
+    let output = run("qemu-img", folder, &arguments);
+    Checked {
+        code: output.status.code().unwrap_or(-1),
+        json: String::from_utf8_lossy(&output.stdout).into_owned(),
+        messages: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The bytes of the disk that QEMU sees, if it can read all of it.
+pub fn readable_content(folder: &Path, image: &str) -> Option<Vec<u8>> {
+    let arguments = ["convert", "-f", "qcow2", "-O", "raw", image, "content.raw"];
+    let output = run("qemu-img", folder, &arguments);
+    output.status.success().then(|| std::fs::read(folder.join("content.raw")).expect("qemu-img wrote it"))
 }

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vmicache_format::cache::BaseIdentity;
-use vmicache_format::files::{Format, create_image, describe_base, resolve};
+use vmicache_format::files::{Format, NamedFiles, create_image, describe_base, resolve};
 use vmicache_format::qcow2::header::Header;
 use vmicache_format::qcow2::{CacheOptions, CreateOptions};
 use vmicache_format::runtime::LocalRuntime;
@@ -83,7 +83,8 @@ fn empty_like(cache: &Path, header: &Header, version: Option<&str>) -> anyhow::R
             let format: Format =
                 format.parse().map_err(|problem: String| anyhow!("backing file: {problem}"))?;
             let runtime = LocalRuntime::new();
-            let described = runtime.block_on(describe_base(&path, format, runtime.clone()));
+            let described =
+                runtime.block_on(describe_base(&path, format, NamedFiles::Allow, runtime.clone()));
             Some(described.with_context(|| format!("{}: its base", cache.display()))?)
         }
         None => None,

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use vmicache_format::Error;
 use vmicache_format::disk::Verification;
-use vmicache_format::files::{ChainOptions, Format, open_chain};
+use vmicache_format::files::{ChainOptions, Format, NamedFiles, open_chain};
 use vmicache_format::runtime::LocalRuntime;
 
 /// Shown below the options.
@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn verify(args: &Args, disk_size: u64) -> Result<Verification, Error> {
     let identity = identity_check(args.base_version.as_deref());
-    let options = ChainOptions { identity, ..ChainOptions::default() };
+    let options = ChainOptions { identity, named_files: NamedFiles::Allow, ..ChainOptions::default() };
     let progress = Progress::of_bytes("comparing", disk_size);
     let runtime = LocalRuntime::new();
     runtime.block_on(async {

@@ -4,7 +4,7 @@ use anyhow::Context;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use vmicache_format::files::{self, Format, ImageFile, inspect_chain};
+use vmicache_format::files::{self, Format, ImageFile, NamedFiles, inspect_chain};
 use vmicache_format::qcow2;
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Access, HostFile};
@@ -53,7 +53,9 @@ pub fn inspect(path: &Path, format: Format) -> anyhow::Result<ImageFile> {
         Format::Raw => None,
         Format::Qcow2 => Some(LocalRuntime::new().block_on(qcow2::read_header(&storage, &name))?),
     };
-    Ok(ImageFile { path: path.to_path_buf(), format, header })
+    let data_file = header.as_ref().and_then(|header| header.data_file());
+    let data_file = data_file.and_then(|name| files::resolve(path, &name).ok());
+    Ok(ImageFile { path: path.to_path_buf(), format, header, data_file })
 }
 
 /// The image at `path` and everything that it is backed by, top first.
@@ -61,7 +63,7 @@ pub fn inspect(path: &Path, format: Format) -> anyhow::Result<ImageFile> {
 /// # Errors
 /// As [`inspect`]; if the format of a backing file is not stated, or an image backs itself.
 pub fn chain(path: &Path, format: Format) -> anyhow::Result<Vec<ImageFile>> {
-    Ok(LocalRuntime::new().block_on(inspect_chain(path, format))?)
+    Ok(LocalRuntime::new().block_on(inspect_chain(path, format, NamedFiles::Allow))?)
 }
 
 /// Whether the file at `path` begins as qcow2 images do. A raw image does, too, if its guest wants it to.

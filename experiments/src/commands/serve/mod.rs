@@ -22,7 +22,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use vmicache_format::cache::IdentityCheck;
 use vmicache_format::disk::{Disk, Filling, Layer};
-use vmicache_format::files::{ChainOptions, Format, begins_as_qcow2, open_chain_in};
+use vmicache_format::files::{ChainOptions, Format, NamedFiles, begins_as_qcow2, open_chain_in};
 use vmicache_format::nbd::{Export, Recorder, Server, Statistics};
 use vmicache_format::qcow2::Mode;
 use vmicache_format::runtime::{LocalRuntime, Runtime};
@@ -166,6 +166,7 @@ async fn open(args: &Args, runtime: Rc<LocalRuntime>) -> anyhow::Result<Disk<Sto
             Some(version) => IdentityCheck::Version(version.clone()),
             None => IdentityCheck::Sample,
         },
+        named_files: NamedFiles::Allow,
         ..ChainOptions::default()
     };
     let runtime: Rc<dyn Runtime> = runtime;

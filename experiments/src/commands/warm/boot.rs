@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use vmicache_format::disk::{Disk, Filling, Layer};
-use vmicache_format::files::{ChainOptions, Format, open_chain_in};
+use vmicache_format::files::{ChainOptions, Format, NamedFiles, open_chain_in};
 use vmicache_format::qcow2::{CreateOptions, Image, ImageOptions, Mode, create};
 use vmicache_format::runtime::{LocalRuntime, Runtime};
 use vmicache_format::storage::{Counting, Memory};
@@ -39,7 +39,13 @@ pub fn replay(
     let runtime = LocalRuntime::new();
     // In the path, so that nothing is read from the base twice because its copy is still on its way.
     let identity = identity_check(base_version);
-    let options = ChainOptions { fill, filling: Filling::InPath, identity, ..ChainOptions::default() };
+    let options = ChainOptions {
+        fill,
+        filling: Filling::InPath,
+        identity,
+        named_files: NamedFiles::Allow,
+        ..ChainOptions::default()
+    };
     runtime.block_on(async {
         let below = RefCell::new(Vec::new());
         let wrap = |depth, file| {

@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow, ensure};
 use std::path::{Path, PathBuf};
 use vmicache_format::cache::BaseIdentity;
 use vmicache_format::files::{
-    Format, begins_as_qcow2, create_image, describe_base, inspect_chain, link_target, resolve,
+    Format, NamedFiles, begins_as_qcow2, create_image, describe_base, inspect_chain, link_target, resolve,
 };
 use vmicache_format::qcow2::{CacheOptions, CreateOptions};
 use vmicache_format::runtime::LocalRuntime;
@@ -43,7 +43,7 @@ impl Base {
                 Format::Raw
             }
         };
-        let described = runtime.block_on(describe_base(path, format, runtime.clone()));
+        let described = runtime.block_on(describe_base(path, format, NamedFiles::Allow, runtime.clone()));
         let (size, identity) = described.context("base image")?;
         Ok(Base { path: path.to_path_buf(), format, size, identity })
     }
@@ -122,7 +122,8 @@ impl Target<'_> {
             "{name} exists, with clusters of {cluster_size} bytes: leave out --cluster-size to fill it further, \
              or remove it first"
         );
-        let files = LocalRuntime::new().block_on(inspect_chain(self.path, Format::Qcow2))?;
+        let files =
+            LocalRuntime::new().block_on(inspect_chain(self.path, Format::Qcow2, NamedFiles::Allow))?;
         let below =
             files.get(1).with_context(|| format!("{name} has no backing file: it is a cache of nothing"))?;
         ensure!(

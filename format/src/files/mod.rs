@@ -1,5 +1,9 @@
 //! Images in files of the host: chains that are opened by the names of their backing files, and new images.
 
+mod named;
+
+pub use named::{NamedFiles, resolve};
+
 use crate::cache::{BaseIdentity, IdentityCheck};
 use crate::disk::{Disk, Filling, Layer, identify};
 use crate::error::{Blame, Error, Result};
@@ -61,6 +65,8 @@ pub struct ChainOptions {
     pub identity: IdentityCheck,
     /// How each qcow2 image is opened.
     pub image: ImageOptions,
+    /// Whether the images may name further files.
+    pub named_files: NamedFiles,
 }
 
 /// An image file in a chain.
@@ -72,6 +78,8 @@ pub struct ImageFile {
     pub format: Format,
     /// Of a qcow2 image.
     pub header: Option<Header>,
+    /// Where the data of a qcow2 image lies that says so.
+    pub data_file: Option<PathBuf>,
 }
 
 /// Longer chains are refused.
@@ -103,7 +111,7 @@ pub async fn open_chain_in<S: Storage>(
     runtime: Rc<dyn Runtime>,
     wrap: impl Fn(usize, HostFile) -> S,
 ) -> Result<Disk<S>> {
-    let files = inspect_chain(path, format).await?;
+    let files = inspect_chain(path, format, options.named_files).await?;
     // From the bottom, so that every cache finds its base open.
     let mut layers: Vec<Rc<Layer<S>>> = Vec::new();
     for (depth, file) in files.iter().enumerate().rev() {
@@ -121,9 +129,9 @@ pub async fn open_chain_in<S: Storage>(
 /// The files of the chain that begins at `path`, top first. None of them is locked or stays open.
 ///
 /// # Errors
-/// If a file is missing or no image of its format, the format of a backing file is not stated, or an image
-/// backs itself.
-pub async fn inspect_chain(path: &Path, format: Format) -> Result<Vec<ImageFile>> {
+/// If a file is missing or no image of its format, the format of a backing file is not stated, an image
+/// backs itself, or one names a file that it may not.
+pub async fn inspect_chain(path: &Path, format: Format, named_files: NamedFiles) -> Result<Vec<ImageFile>> {
     let mut files: Vec<ImageFile> = Vec::new();
     let mut seen = Vec::new();
     let mut next = Some((path.to_path_buf(), format));
@@ -145,6 +153,11 @@ pub async fn inspect_chain(path: &Path, format: Format) -> Result<Vec<ImageFile>
             Format::Raw => None,
             Format::Qcow2 => Some(qcow2::read_header(&storage, &blame.0).await?),
         };
+        let mut data_file = None;
+        if let Some(header) = &header {
+            named_files.check(header, &blame)?;
+            data_file = data_file_of(header, &path, &blame)?;
+        }
         if let Some((file, format)) =
             header.as_ref().and_then(|h| h.backing_file.clone().map(|f| (f, h.backing_format())))
         {
@@ -158,9 +171,20 @@ pub async fn inspect_chain(path: &Path, format: Format) -> Result<Vec<ImageFile>
                 .map_err(|error| blame.unsupported(format!("backing file: {error}")))?;
             next = Some((resolve(&path, &file).map_err(|problem| blame.unsupported(problem))?, format));
         }
-        files.push(ImageFile { path, format, header });
+        files.push(ImageFile { path, format, header, data_file });
     }
     Ok(files)
+}
+
+/// Where the data of an image lies that has it in another file.
+fn data_file_of(header: &Header, path: &Path, blame: &Blame) -> Result<Option<PathBuf>> {
+    match header.data_file() {
+        None => Ok(None),
+        Some(name) if name.is_empty() => {
+            Err(blame.refused("its data lies in an external data file, whose name it does not state"))
+        }
+        Some(name) => resolve(path, &name).map(Some).map_err(|problem| blame.unsupported(problem)),
+    }
 }
 
 async fn open_layer<S: Storage>(
@@ -168,7 +192,7 @@ async fn open_layer<S: Storage>(
     writable: bool,
     options: &ChainOptions,
     runtime: Rc<dyn Runtime>,
-    wrap: impl FnOnce(HostFile) -> S,
+    wrap: impl Fn(HostFile) -> S,
 ) -> Result<Layer<S>> {
     let name = file.path.display().to_string();
     let is_cache = file.header.as_ref().is_some_and(|header| header.cache().is_some());
@@ -184,10 +208,15 @@ async fn open_layer<S: Storage>(
     }
     let (storage, mode) = open_file(&file.path, mode, options.share).map_err(file_error(&file.path))?;
     let storage = wrap(storage);
+    let data_file = match &file.data_file {
+        Some(path) => Some(wrap(open_file(path, mode, options.share).map_err(file_error(path))?.0)),
+        None => None,
+    };
     Ok(match file.format {
         Format::Raw => Layer::Raw(RawImage::open(storage, &name, writable).await?),
         Format::Qcow2 => {
-            Layer::Qcow2(Image::open(storage, &name, mode, options.image.clone(), runtime).await?)
+            let image = options.image.clone();
+            Layer::Qcow2(Image::open_with_data_file(storage, data_file, &name, mode, image, runtime).await?)
         }
     })
 }
@@ -289,32 +318,12 @@ pub fn link_target(path: &Path) -> PathBuf {
 pub async fn describe_base(
     path: &Path,
     format: Format,
+    named_files: NamedFiles,
     runtime: Rc<dyn Runtime>,
 ) -> Result<(u64, BaseIdentity)> {
-    let disk = open_chain(path, format, &ChainOptions::default(), runtime.clone()).await?;
+    let options = ChainOptions { named_files, ..ChainOptions::default() };
+    let disk = open_chain(path, format, &options, runtime.clone()).await?;
     Ok((disk.size(), identify(disk.layers(), runtime).await?))
-}
-
-/// Where a backing file named in the image at `image` lies: relative names start at the image's folder.
-///
-/// # Errors
-/// If the name is no file's (a URL or a QEMU block device description), or relative behind `file:`, which
-/// QEMU takes from the folder that the program happens to run in.
-pub fn resolve(image: &Path, backing: &str) -> Result<PathBuf, String> {
-    let name = match backing.strip_prefix("file:") {
-        Some(name) if !name.starts_with('/') => {
-            return Err(format!(
-                "the backing file {backing:?} is relative to no image: name it without \"file:\""
-            ));
-        }
-        Some(name) => name,
-        None => backing,
-    };
-    let scheme = name.split_once(':').map(|(scheme, _)| scheme);
-    if scheme.is_some_and(|scheme| !scheme.is_empty() && !scheme.contains('/')) {
-        return Err(format!("the backing file {backing:?} is no file of the host"));
-    }
-    Ok(image.parent().unwrap_or(Path::new("")).join(name))
 }
 
 fn blame(path: &Path) -> Blame {

@@ -1,0 +1,270 @@
+//! The entries of L2 tables.
+
+use super::examination::{Examination, word};
+use super::layout::Layout;
+use super::mapping::TableUse;
+use crate::qcow2::geometry::{COMPRESSED, COPIED, L2_RESERVED, OFFSET_MASK, ZERO};
+use crate::storage::Storage;
+
+const L2: &str = "L2 table";
+/// The structure that findings about flags name.
+pub(super) const FLAG: &str = "COPIED flag";
+
+/// An L2 entry; the second word is zero where entries have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub word: u64,
+    /// Bit by bit: below, which subclusters are allocated; above, which read as zeroes.
+    pub subclusters: u64,
+}
+
+impl Entry {
+    pub fn of(table: &[u8], index: u64, layout: &Layout) -> Self {
+        let at = (index * layout.l2_entry_bytes()) as usize;
+        let subclusters = if layout.is_extended { word(table, at + 8) } else { None };
+        Entry { word: word(table, at).unwrap_or(0), subclusters: subclusters.unwrap_or(0) }
+    }
+
+    /// Writes it back.
+    pub fn store(self, table: &mut [u8], index: u64, layout: &Layout) {
+        let at = (index * layout.l2_entry_bytes()) as usize;
+        let bytes = [self.word.to_be_bytes(), self.subclusters.to_be_bytes()].concat();
+        let entry = table.iter_mut().skip(at).take(layout.l2_entry_bytes() as usize);
+        entry.zip(bytes).for_each(|(place, byte)| *place = byte);
+    }
+
+    pub fn is_compressed(self) -> bool {
+        self.word & COMPRESSED != 0
+    }
+
+    pub fn is_copied(self) -> bool {
+        self.word & COPIED != 0
+    }
+
+    pub fn offset(self) -> u64 {
+        self.word & OFFSET_MASK
+    }
+
+    /// It has a place in a file; not asked of compressed clusters.
+    pub fn is_allocated(self, layout: &Layout) -> bool {
+        // In an external data file, the first cluster lies at offset 0.
+        let first = layout.has_data_file && self.is_copied() && !self.reads_as_zeroes(layout);
+        self.offset() != 0 || first
+    }
+
+    /// The whole cluster reads as zeroes, as its first word says.
+    fn reads_as_zeroes(self, layout: &Layout) -> bool {
+        !layout.is_extended && self.word & ZERO != 0
+    }
+
+    /// Something of it is read from its place.
+    fn has_data(self, layout: &Layout) -> bool {
+        match layout.is_extended {
+            true => self.subclusters as u32 != 0,
+            false => !self.reads_as_zeroes(layout),
+        }
+    }
+
+    /// A preallocated cluster whose place is none: nobody reads it there, so that it may as well have none.
+    pub fn is_misplaced_zero(self, layout: &Layout) -> bool {
+        !layout.is_aligned(self.offset()) && !self.has_data(layout)
+    }
+
+    /// The entry that points `clusters` further, and is otherwise the same.
+    fn further(self, clusters: u64, layout: &Layout) -> Option<Entry> {
+        let word = self.word.checked_add(clusters << layout.cluster_bits)?;
+        (word & !OFFSET_MASK == self.word & !OFFSET_MASK).then_some(Entry { word, ..self })
+    }
+}
+
+/// Entries that follow each other in a table and in the file, alike but for that.
+struct Run<'a> {
+    table: &'a TableUse,
+    index: u64,
+    entry: Entry,
+    length: u64,
+}
+
+impl<S: Storage> Examination<'_, S> {
+    /// Checks the entries of one L2 table, and counts what they point at.
+    pub(super) fn follow_l2_table(&mut self, table: &TableUse, entries: &[u8]) {
+        let layout = self.layout;
+        let mut expected = None;
+        let mut index = 0;
+        while index < layout.l2_entries() {
+            let entry = Entry::of(entries, index, &layout);
+            let mut length = 1;
+            if entry.is_compressed() {
+                self.check_compressed(table, index, entry);
+            } else if entry != (Entry { word: 0, subclusters: 0 }) {
+                if entry.is_allocated(&layout) {
+                    let goes_on = |number: &u64| {
+                        let next = Entry::of(entries, index + number, &layout);
+                        entry.further(*number, &layout) == Some(next)
+                    };
+                    length += (1..layout.l2_entries() - index).take_while(goes_on).count() as u64;
+                }
+                self.check_standard(&Run { table, index, entry, length }, &mut expected);
+            }
+            index += length;
+        }
+    }
+
+    /// Counts errors in every entry of a run, for every use of the table.
+    fn wrong(&mut self, run: &Run<'_>, times: u64, text: impl FnOnce() -> String) {
+        self.wrong_in(L2, run, times, text);
+    }
+
+    fn wrong_in(
+        &mut self,
+        structure: &'static str,
+        run: &Run<'_>,
+        times: u64,
+        text: impl FnOnce() -> String,
+    ) {
+        let at = run.table.offset + run.index * self.layout.l2_entry_bytes();
+        let guest = self.layout.guest_offset(run.table.l1_index, run.index);
+        self.corruption(times.saturating_mul(run.length), structure, at, Some(guest), text);
+    }
+
+    /// Counts flags that contradict a refcount.
+    fn wrong_flag(&mut self, run: &Run<'_>, refcount: u64) {
+        let (times, word) = (run.table.active, run.entry.word);
+        self.wrong_flags += times * run.length;
+        self.wrong_in(FLAG, run, times, || {
+            format!("OFLAG_COPIED data cluster: l2_entry={word:x} refcount={refcount}")
+        });
+    }
+
+    /// `expected` is where a cluster would lie that is not fragmented.
+    fn check_standard(&mut self, run: &Run<'_>, expected: &mut Option<u64>) {
+        let (layout, entry, times) = (self.layout, run.entry, run.table.times);
+        let Entry { word, subclusters } = entry;
+        let zero_allowed = layout.version >= 3 && !layout.is_extended;
+        let reserved = L2_RESERVED | if zero_allowed { 0 } else { ZERO };
+        if word & reserved != 0 {
+            self.wrong(run, times, || format!("reserved bits are set in {word:#018x}"));
+        }
+        if !entry.is_allocated(&layout) {
+            if subclusters as u32 != 0 {
+                self.wrong(run, times, || {
+                    format!("subclusters are allocated without a cluster: {subclusters:#018x}")
+                });
+            }
+            return;
+        }
+        if (subclusters >> 32) & subclusters & u64::from(u32::MAX) != 0 {
+            self.wrong(run, times, || {
+                format!("subclusters are allocated and read as zeroes: {subclusters:#018x}")
+            });
+        }
+        if !layout.is_aligned(entry.offset()) {
+            self.wrong_entries += u64::from(entry.is_misplaced_zero(&layout));
+            self.wrong(run, times, || format!("the offset {:#x} is not cluster aligned", entry.offset()));
+        }
+        if run.table.active > 0 {
+            let fragments = u64::from(expected.is_some_and(|offset| offset != entry.offset()));
+            self.report.allocated_clusters += run.length * run.table.active;
+            self.report.fragmented_clusters += fragments * run.table.active;
+            *expected = Some(entry.offset() + run.length * layout.cluster_size());
+        }
+        if layout.has_data_file {
+            self.check_in_data_file(run);
+        } else {
+            self.use_data(run);
+        }
+    }
+
+    fn check_in_data_file(&mut self, run: &Run<'_>) {
+        let offset = run.entry.offset();
+        let guest = self.layout.guest_offset(run.table.l1_index, run.index);
+        if offset != guest {
+            self.wrong(run, run.table.times, || {
+                format!("byte {guest:#x} of the disk is said to lie at {offset:#x} of the data file")
+            });
+        }
+        if run.table.active > 0 && !run.entry.is_copied() {
+            self.wrong_flag(run, 1);
+        }
+    }
+
+    /// Counts the clusters of a run, and compares their flag with their refcounts.
+    fn use_data(&mut self, run: &Run<'_>) {
+        let layout = self.layout;
+        let (cluster, table) = (layout.cluster_size(), run.table);
+        let offset = run.entry.offset();
+        // The file's last cluster need not be complete.
+        let inside = layout.file_len.saturating_sub(offset).div_ceil(cluster).min(run.length);
+        if inside > 0
+            && let Some(clusters) = self.clusters(offset, inside * cluster)
+        {
+            self.references.add(clusters, table.times, false);
+        }
+        if inside < run.length {
+            let outside = Run { index: run.index + inside, length: run.length - inside, ..*run };
+            let len = layout.file_len;
+            self.dangles(offset + inside * cluster, outside.length * cluster);
+            self.wrong(&outside, table.times, || {
+                format!("data at {:#x}, but the file ends at {len:#x}", offset + inside * cluster)
+            });
+        }
+        if table.active > 0 {
+            self.check_flags(run);
+        }
+    }
+
+    fn check_flags(&mut self, run: &Run<'_>) {
+        let first = run.entry.offset() >> self.layout.cluster_bits;
+        let mut contradictions = Vec::new();
+        let clusters = first..first + run.length;
+        self.references.refcount_one_is_not(clusters, run.entry.is_copied(), |cluster, refcount| {
+            contradictions.push((cluster - first, refcount));
+        });
+        for (number, refcount) in contradictions {
+            let entry = Entry { word: run.entry.word + (number << self.layout.cluster_bits), ..run.entry };
+            self.wrong_flag(&Run { index: run.index + number, length: 1, entry, ..*run }, refcount);
+        }
+    }
+
+    fn check_compressed(&mut self, table: &TableUse, index: u64, entry: Entry) {
+        let run = Run { table, index, entry, length: 1 };
+        let Entry { word, subclusters } = entry;
+        if entry.is_copied() {
+            self.wrong_entries += 1;
+            self.wrong(&run, table.times, || {
+                format!("a compressed cluster has OFLAG_COPIED set: {word:#018x}")
+            });
+        }
+        if subclusters != 0 {
+            self.wrong_entries += 1;
+            self.wrong(&run, table.times, || {
+                format!("a compressed cluster has subclusters: {subclusters:#018x}")
+            });
+        }
+        if self.layout.has_data_file {
+            self.wrong(&run, table.times, || {
+                "a compressed cluster, but there is an external data file".into()
+            });
+            return;
+        }
+        let place = self.layout.compressed(word);
+        match self.clusters(place.offset, place.bytes).filter(|_| place.offset >> 56 == 0) {
+            Some(clusters) => self.references.add(clusters, table.times, false),
+            None => {
+                let len = self.layout.file_len;
+                self.dangles(place.offset, place.bytes);
+                self.wrong(&run, table.times, || {
+                    format!(
+                        "{} compressed bytes at {:#x}, but the file ends at {len:#x}",
+                        place.bytes, place.offset
+                    )
+                });
+            }
+        }
+        if table.active > 0 {
+            self.report.allocated_clusters += table.active;
+            self.report.compressed_clusters += table.active;
+            self.report.fragmented_clusters += table.active;
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Cluster arithmetic for every refcount width and both sizes of L2 entries.
+
+use crate::qcow2::header::{Header, incompatible};
+use crate::qcow2::refcount_width::RefcountWidth;
+
+/// How an image's structures are laid out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    pub cluster_bits: u32,
+    pub version: u32,
+    pub width: RefcountWidth,
+    /// L2 entries have a second word, which tells of subclusters.
+    pub is_extended: bool,
+    /// Guest data lies in another file.
+    pub has_data_file: bool,
+    /// Bytes of the image's file.
+    pub file_len: u64,
+}
+
+/// A compressed cluster's bytes, as its L2 entry gives them.
+pub(super) struct CompressedPlace {
+    pub offset: u64,
+    pub bytes: u64,
+}
+
+impl Layout {
+    pub fn new(header: &Header, file_len: u64) -> Self {
+        let has = |feature| header.incompatible_features & feature != 0;
+        Layout {
+            cluster_bits: header.cluster_bits,
+            version: header.version,
+            width: RefcountWidth::new(header.refcount_order),
+            is_extended: has(incompatible::EXTENDED_L2),
+            has_data_file: has(incompatible::EXTERNAL_DATA_FILE),
+            file_len,
+        }
+    }
+
+    pub fn cluster_size(&self) -> u64 {
+        1 << self.cluster_bits
+    }
+
+    /// Clusters of the file; the last one may end beyond it.
+    pub fn file_clusters(&self) -> u64 {
+        self.file_len.div_ceil(self.cluster_size())
+    }
+
+    pub fn is_aligned(&self, offset: u64) -> bool {
+        offset & (self.cluster_size() - 1) == 0
+    }
+
+    /// Refcounts in a block.
+    pub fn block_entries(&self) -> u64 {
+        self.cluster_size() * 8 / u64::from(self.width.bits())
+    }
+
+    pub fn l2_entry_bytes(&self) -> u64 {
+        if self.is_extended { 16 } else { 8 }
+    }
+
+    /// Entries of an L2 table.
+    pub fn l2_entries(&self) -> u64 {
+        self.cluster_size() / self.l2_entry_bytes()
+    }
+
+    /// The byte of the disk at which the cluster with index `entry` of the L2 table with index `l1_index` begins.
+    pub fn guest_offset(&self, l1_index: u64, entry: u64) -> u64 {
+        l1_index.saturating_mul(self.l2_entries()).saturating_add(entry).saturating_mul(self.cluster_size())
+    }
+
+    /// Where the data of a compressed cluster lies: from its first byte to the end of its last sector.
+    pub fn compressed(&self, word: u64) -> CompressedPlace {
+        let offset_bits = 62 - (self.cluster_bits - 8);
+        let offset = word & ((1 << offset_bits) - 1);
+        let further_sectors = (word >> offset_bits) & ((1 << (self.cluster_bits - 8)) - 1);
+        CompressedPlace { offset, bytes: (further_sectors + 1) * 512 - offset % 512 }
+    }
+}
