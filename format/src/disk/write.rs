@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::qcow2::{CopySource, GuestCluster, Image, InFlight, Mode, Reservation, WriteStep, compress};
 use crate::runtime::Join;
 use crate::storage::{DataKind, Payload, Storage};
+use smallvec::SmallVec;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -37,7 +38,7 @@ impl<S: Storage> Stack<S> {
                     let task = async move {
                         stack.write_new(&image, &record, reservation, source, part, data).await
                     };
-                    Join::spawn(&*self.runtime, task).await?;
+                    Join::spawn(&*self.runtime, Box::pin(task)).await?;
                 }
             }
         }
@@ -57,7 +58,7 @@ impl<S: Storage> Stack<S> {
         let whole = image.bytes_of(&record.guest);
         let written = match self.copied_around(&whole, source, &part).await {
             Ok((head, tail)) => {
-                let parts: Vec<S::Payload> = head.into_iter().chain([data]).chain(tail).collect();
+                let parts: SmallVec<[S::Payload; 3]> = head.into_iter().chain([data]).chain(tail).collect();
                 image.write_reserved(&reservation, &parts).await
             }
             Err(error) => Err(error),
@@ -100,8 +101,7 @@ impl<S: Storage> Stack<S> {
 
     /// What layer `first` and those below hold, also behind the end of the disk, where nothing is.
     async fn read_from(self: &Rc<Self>, first: usize, range: Range<u64>) -> Result<S::Payload> {
-        let pieces = self.read(first, range, DataKind::Guest).await?;
-        Ok(S::Payload::concat(&pieces.iter().map(Piece::payload).collect::<Vec<_>>()))
+        Ok(Piece::join(self.read(first, range, DataKind::Guest).await?))
     }
 
     /// Writes a whole cluster, the last one perhaps cut short, as compressed data if that saves room.
@@ -154,7 +154,7 @@ impl<S: Storage> Stack<S> {
             }
             written
         };
-        Join::spawn(&*self.runtime, task).await
+        Join::spawn(&*self.runtime, Box::pin(task)).await
     }
 }
 

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 impl Header {
     /// How clusters are compressed; `None` for a method that is not known.
-    pub(crate) fn compression_method(&self) -> Option<Compression> {
+    pub fn compression_method(&self) -> Option<Compression> {
         let kind = self.further_fields.first().copied().unwrap_or(0);
         match (kind, self.incompatible_features & incompatible::COMPRESSION_TYPE != 0) {
             (0, false) => Some(Compression::Deflate),

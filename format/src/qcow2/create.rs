@@ -204,6 +204,7 @@ pub async fn create<S: Storage>(storage: &S, name: &str, options: &CreateOptions
     let file_bytes = layout.clusters() * cluster;
 
     let mut header = Header::new(options.version, geometry.cluster_bits, options.size);
+    header.add_feature_names();
     header.refcount_table_offset = cluster;
     header.refcount_table_clusters = layout.table_clusters as u32;
     header.l1_table_offset = (1 + layout.table_clusters + layout.blocks) * cluster;

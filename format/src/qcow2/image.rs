@@ -1,5 +1,6 @@
 //! An open image.
 
+use super::check::repair_dirty;
 use super::features;
 use super::freeing::Waiting;
 use super::geometry::{Geometry, HostCluster};
@@ -35,7 +36,8 @@ pub struct ImageOptions {
     /// Memory for cached L2 tables, in bytes; `None`: for all of them, but at most 32 MiB. What is changed
     /// and not yet written may exceed it for a while.
     pub metadata_cache: Option<u64>,
-    /// Guest data that a batch of metadata waits for at most, in bytes.
+    /// Copies in a cache that a batch of metadata waits for at most, in bytes. An image that a guest writes is flushed by
+    /// the guest.
     pub batch_bytes: u64,
     /// How long the first change of a cache waits at most until it is published.
     pub batch_time: Duration,
@@ -71,6 +73,8 @@ pub struct Image<S: Storage> {
     pub(super) options: ImageOptions,
     mode: Mode,
     pub(super) header: RefCell<Header>,
+    /// Another header was being written when the storage failed: nobody knows which one it holds.
+    pub(super) header_in_doubt: Cell<bool>,
     pub(super) state: RefCell<State>,
     /// Metadata that is being loaded, with those who wait for it, if anybody does.
     pub(super) loading: RefCell<FxHashMap<Missing, Option<Event>>>,
@@ -78,6 +82,8 @@ pub struct Image<S: Storage> {
     /// Notified when an operation leaves the list of those in flight.
     pub(super) idle: Event,
     pub(super) publishing: Cell<bool>,
+    /// A task is to publish and waits for its turn.
+    pub(super) publishing_soon: Cell<bool>,
     pub(super) published: Event,
     pub(super) timer_armed: Cell<bool>,
     pub(super) waiting: Waiting,
@@ -97,7 +103,8 @@ impl<S: Storage> std::fmt::Debug for Image<S> {
 
 impl<S: Storage> Image<S> {
     /// Opens the image in `storage`. `name` appears in errors. A cache that is opened to be filled is
-    /// scanned first: what its tables reach is counted, and what they do not is free again.
+    /// scanned first: what its tables reach is counted, and what they do not is free again. An image that is opened for
+    /// writing and was not closed (its dirty bit is set) is checked and repaired first.
     ///
     /// # Errors
     /// If that is no qcow2 image, it uses features that are not handled, its tables break the format's
@@ -128,6 +135,10 @@ impl<S: Storage> Image<S> {
         let blame = Blame(Arc::from(name));
         let mut header = super::create::read_header(&storage, name).await?;
         features::check(&header, mode, data_file.is_some(), &blame)?;
+        if mode == Mode::Write && header.is_dirty() {
+            repair_dirty(&storage, name).await?;
+            header = super::create::read_header(&storage, name).await?;
+        }
         let file_len = storage.len().await.map_err(blame.io("reading the length", 0))?;
         let geometry = Geometry::of(&header);
         let l1_bytes = u64::from(header.l1_size) * 8;
@@ -158,6 +169,7 @@ impl<S: Storage> Image<S> {
         };
         let entry_bytes = if geometry.has_subclusters() { 16 } else { 8 };
         let full_l2 = header.size.div_ceil(cluster).saturating_mul(entry_bytes);
+        let l2_slices = full_l2.div_ceil(geometry.slice_bytes());
         let metadata_cache = options.metadata_cache.unwrap_or(full_l2.min(MAX_METADATA_CACHE));
         let tables = match mode {
             Mode::Write => Some(tables_of(&header, &l1, &refcount_table, file_len)),
@@ -169,8 +181,8 @@ impl<S: Storage> Image<S> {
             data_file: data_file.is_some(),
             l1,
             l1_dirty: Default::default(),
-            l2: SliceCache::new(metadata_cache, (geometry.slice_bytes() / 8) as usize),
-            refcounts: SliceCache::new(REFCOUNT_CACHE, geometry.slice_bytes() as usize),
+            l2: SliceCache::new(metadata_cache, (geometry.slice_bytes() / 8) as usize, l2_slices),
+            refcounts: SliceCache::new(REFCOUNT_CACHE, geometry.slice_bytes() as usize, u64::MAX),
             refcount_table,
             refcount_table_dirty: Default::default(),
             tables,
@@ -192,11 +204,13 @@ impl<S: Storage> Image<S> {
             options,
             mode,
             header: RefCell::new(header),
+            header_in_doubt: Cell::new(false),
             state: RefCell::new(state),
             loading: RefCell::default(),
             in_flight: RefCell::default(),
             idle: Event::new(),
             publishing: Cell::new(false),
+            publishing_soon: Cell::new(false),
             published: Event::new(),
             timer_armed: Cell::new(false),
             waiting: Waiting::default(),

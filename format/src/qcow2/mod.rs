@@ -7,6 +7,7 @@
 //! | [`check`] | check and repair |
 //! | `create` | new images |
 //! | `image` | an open image |
+//! | `feature_names` | the table of the features' names |
 //! | `features` | which images can be opened for what |
 //! | `protection` | damaged images: guests do not write over tables |
 //! | `geometry` | cluster numbers and offsets, bits of table entries |
@@ -17,11 +18,13 @@
 //! | `allocation` | free clusters, refcounts |
 //! | `freeing` | when a cluster that is not needed any more may be used again |
 //! | `refcount_width` | refcounts of 1 to 64 bits |
+//! | `slice_index` | where a slice lies in its cache |
 //! | `slices` | cached slices of L2 tables and refcount blocks |
 //! | `compression` | compressed clusters: the methods |
 //! | `compressed_data` | compressed clusters: reading them |
 //! | `loading` | bringing metadata into memory |
 //! | `operations` | what disks ask: mapping, and operations in flight |
+//! | `pieces` | metadata on its way to the storage |
 //! | `publish` | the order in which metadata reaches the storage |
 //! | `table_growth` | a larger refcount table |
 //! | `resize` | a larger or smaller disk |
@@ -35,6 +38,7 @@ mod compression;
 mod create;
 mod description;
 mod extents;
+mod feature_names;
 mod features;
 mod freeing;
 mod geometry;
@@ -43,12 +47,14 @@ mod image;
 mod loading;
 mod mapping;
 mod operations;
+mod pieces;
 mod protection;
 mod publish;
 mod reached;
 mod refcount_width;
 mod reservation;
 mod resize;
+mod slice_index;
 mod slices;
 mod state;
 mod table_growth;

@@ -164,10 +164,11 @@ impl<S: Storage> Image<S> {
     }
 
     /// Repeats a step that makes a part of a run read as zeroes, until all of it does. Returns the parts for which
-    /// zeroes have to be written.
+    /// zeroes have to be written. A step of whole clusters waits for whatever is in flight on a part of one.
     async fn zero_steps(
         &self,
         run: GuestRun,
+        whole_clusters: bool,
         mut step: impl FnMut(&mut State, &GuestRun) -> Result<ZeroStep, Stop>,
     ) -> Result<Vec<Range<u64>>> {
         self.check_writable()?;
@@ -176,10 +177,18 @@ impl<S: Storage> Image<S> {
         while at < run.end {
             let done = self
                 .with_metadata(|state| {
-                    if let Some(other) = self.overlapping(&(at..at + 1)) {
+                    let cluster = state.geometry.cluster_of(at);
+                    let unit = match whole_clusters {
+                        true => at..state.geometry.first_of_cluster(cluster + 1),
+                        false => at..at + 1,
+                    };
+                    if let Some(other) = self.overlapping(&unit) {
                         return Ok(Err(other));
                     }
-                    let end = self.next_in_flight(at, run.end);
+                    let mut end = self.next_in_flight(at, run.end);
+                    if whole_clusters && end < run.end {
+                        end = state.geometry.first_of_cluster(state.geometry.cluster_of(end));
+                    }
                     step(state, &(at..end)).map(Ok)
                 })
                 .await?;
@@ -200,23 +209,30 @@ impl<S: Storage> Image<S> {
 
     /// Makes whole subclusters read as zeroes. Only for version 3. Returns parts for which that has to be written.
     pub(crate) async fn set_zero(&self, run: GuestRun, unmap: bool) -> Result<Vec<Range<u64>>> {
-        self.zero_steps(run, |state, run| state.set_zero(run, unmap)).await
+        self.zero_steps(run, false, |state, run| state.set_zero(run, unmap)).await
     }
 
     /// Takes the data of whole clusters away; see [`State::discard`].
     pub(crate) async fn discard_clusters(&self, run: GuestRun, is_backed: bool) -> Result<()> {
-        self.zero_steps(run, |state, run| state.discard(run, is_backed)).await.map(drop)
+        self.zero_steps(run, true, |state, run| state.discard(run, is_backed)).await.map(drop)
     }
 
     /// Takes the mapping of whole clusters away.
     pub(super) async fn unmap_clusters(&self, run: GuestRun) -> Result<()> {
-        self.zero_steps(run, |state, run| state.unmap(run)).await.map(drop)
+        self.zero_steps(run, true, |state, run| state.unmap(run)).await.map(drop)
     }
 
     /// The first operation in flight on some subclusters.
     fn overlapping(&self, run: &GuestRun) -> Option<Rc<InFlight<S::Payload>>> {
         let overlaps = |other: &&Rc<InFlight<_>>| other.guest.start < run.end && run.start < other.guest.end;
         self.in_flight.borrow().iter().find(overlaps).cloned()
+    }
+
+    /// Whether another operation than this one is in flight on a part of a cluster.
+    fn is_in_flight_besides(&self, record: &InFlight<S::Payload>, cluster: GuestCluster) -> bool {
+        let run = self.geometry.first_of_cluster(cluster)..self.geometry.first_of_cluster(cluster + 1);
+        let overlaps = |other: &InFlight<_>| other.guest.start < run.end && run.start < other.guest.end;
+        self.in_flight.borrow().iter().any(|other| !std::ptr::eq(&**other, record) && overlaps(other))
     }
 
     /// The first subcluster after `start`, and before `end`, on which an operation is in flight; else `end`.
@@ -269,7 +285,8 @@ impl<S: Storage> Image<S> {
         reservation: Reservation,
         is_hole: impl Fn(Subcluster) -> bool,
     ) {
-        let unused = self.state.borrow_mut().commit(&reservation, is_hole);
+        let is_shared = |cluster| self.is_in_flight_besides(record, cluster);
+        let unused = self.state.borrow_mut().commit(&reservation, is_hole, is_shared);
         self.remove_references(&unused).await;
         self.finish(record);
         self.publish_when_due();
@@ -277,7 +294,8 @@ impl<S: Storage> Image<S> {
 
     /// Ends an operation that failed: nothing is mapped, the clusters are free again.
     pub(crate) async fn abandon(&self, record: &InFlight<S::Payload>, reservation: Reservation) {
-        let unused = self.state.borrow_mut().release(&reservation);
+        let is_shared = |cluster| self.is_in_flight_besides(record, cluster);
+        let unused = self.state.borrow_mut().release(&reservation, is_shared);
         self.remove_references(&unused).await;
         self.finish(record);
     }

@@ -276,17 +276,20 @@ impl State {
     }
 
     /// Maps a reservation whose data has been written. The subclusters for which `is_hole` holds were not: they read
-    /// as zeroes. Clusters that are not needed after all are returned, to be freed.
+    /// as zeroes. Clusters that are not needed after all are returned, to be freed; `is_shared` says which ones another
+    /// operation is going to write to.
     pub fn commit(
         &mut self,
         reservation: &Reservation,
         is_hole: impl Fn(Subcluster) -> bool,
+        is_shared: impl Fn(GuestCluster) -> bool,
     ) -> SmallVec<[HostRun; 1]> {
         let unused = match (reservation.compressed, self.geometry.has_subclusters()) {
             (Some(data), _) => self.commit_compressed(reservation, data),
             (None, true) => self.commit_subclusters(reservation, is_hole),
             (None, false) => self.commit_clusters(reservation, is_hole),
         };
+        self.give_back_empty(reservation, is_shared);
         self.unpin(reservation);
         unused
     }
@@ -393,9 +396,33 @@ impl State {
         SmallVec::new()
     }
 
-    /// Gives a reservation up; its clusters are returned, to be freed.
-    pub fn release(&mut self, reservation: &Reservation) -> SmallVec<[HostRun; 1]> {
+    /// Gives a reservation up; its clusters are returned, to be freed, but those that `is_shared` with other operations.
+    pub fn release(
+        &mut self,
+        reservation: &Reservation,
+        is_shared: impl Fn(GuestCluster) -> bool,
+    ) -> SmallVec<[HostRun; 1]> {
+        self.give_back_empty(reservation, is_shared);
         self.unpin(reservation);
         reservation.taken.clone()
+    }
+
+    /// Takes host clusters away that were given to clusters for subclusters of which none has data now.
+    fn give_back_empty(&mut self, reservation: &Reservation, is_shared: impl Fn(GuestCluster) -> bool) {
+        let geometry = self.geometry;
+        let is_placed = reservation.taken.is_empty() && reservation.compressed.is_none();
+        if !geometry.has_subclusters() || self.data_file || !is_placed {
+            return;
+        }
+        let clusters = geometry.clusters_of(&reservation.guest);
+        for cluster in (clusters.start.0..clusters.end.0).map(GuestCluster) {
+            let Ok(entry) = self.entry(cluster) else { continue };
+            let is_empty = entry.bitmap & ALL_ALLOCATED == 0 && entry.offset() != 0;
+            if is_empty && entry.is_copied() && !is_shared(cluster) {
+                self.freed.push(Freed::reference(entry.references(&geometry, false)));
+                self.set_entry(cluster, L2Entry { word: 0, ..entry });
+                self.data_clusters = self.data_clusters.saturating_sub(1);
+            }
+        }
     }
 }

@@ -1,36 +1,45 @@
 //! Waiting for the result of a task.
 
-use super::{Event, Runtime};
-use std::cell::RefCell;
-use std::future::Future;
+use super::{LocalFuture, Runtime};
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 
 /// The result of a task that goes on whether anyone waits for it or not.
 pub(crate) struct Join;
 
+struct Outcome<T> {
+    value: Cell<Option<T>>,
+    waiting: RefCell<Option<Waker>>,
+}
+
 impl Join {
-    /// Runs `task` beside the caller; the returned future only waits for its result.
-    pub fn spawn<T: 'static, F: Future<Output = T> + 'static>(
-        runtime: &dyn Runtime,
-        task: F,
-    ) -> impl Future<Output = T> + use<T, F> {
-        let result = Rc::new(RefCell::new(None));
-        let done = Event::new();
-        let listener = done.listen();
-        let slot = result.clone();
-        runtime.spawn(Box::pin(async move {
-            let value = task.await;
-            *slot.borrow_mut() = Some(value);
-            done.notify();
-        }));
-        async move {
-            listener.await;
-            let value = result.borrow_mut().take();
-            match value {
-                Some(value) => value,
-                // The task was dropped with its runtime: there is nobody left to answer.
-                None => std::future::pending().await,
+    /// Runs `task` beside the caller from the first poll on; the returned future only waits for its result.
+    pub async fn spawn<T: 'static>(runtime: &dyn Runtime, mut task: LocalFuture<T>) -> T {
+        if runtime.begins_in_place() {
+            // With storage that is ready at once, that is all: nobody else need know of the task.
+            let begun = poll_fn(|context| Poll::Ready(task.as_mut().poll(context))).await;
+            if let Poll::Ready(value) = begun {
+                return value;
             }
         }
+        let outcome = Rc::new(Outcome { value: Cell::new(None), waiting: RefCell::new(None) });
+        let shared = outcome.clone();
+        runtime.spawn(Box::pin(async move {
+            shared.value.set(Some(task.await));
+            if let Some(waker) = shared.waiting.take() {
+                waker.wake();
+            }
+        }));
+        poll_fn(|context| match outcome.value.take() {
+            Some(value) => Poll::Ready(value),
+            // Stays so if the task is dropped with its runtime: there is nobody left to answer.
+            None => {
+                *outcome.waiting.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
     }
 }

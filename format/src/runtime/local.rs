@@ -238,6 +238,10 @@ impl Runtime for LocalRuntime {
         self.begin.elapsed()
     }
 
+    fn begins_in_place(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     fn sleep(&self, duration: Duration) -> LocalFuture<()> {
         let (timers, count, begin) = (self.timers.clone(), self.timer_count.clone(), self.begin);
         let deadline = self.now() + duration;

@@ -30,6 +30,12 @@ pub trait Runtime {
     /// Time since the runtime's own beginning.
     fn now(&self) -> Duration;
 
+    /// Whether what is to be a task may begin where it is spawned, and become a task only where it has to wait: only
+    /// if nobody else waits for a turn, and futures bear to be polled by one task first, then by another.
+    fn begins_in_place(&self) -> bool {
+        false
+    }
+
     /// Completes `duration` from now.
     fn sleep(&self, duration: Duration) -> LocalFuture<()>;
 }

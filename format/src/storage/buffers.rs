@@ -9,14 +9,26 @@ use std::io;
 use std::mem;
 
 /// Smaller buffers come as fast from the allocator.
-const SMALLEST: usize = 32 << 10;
+const SMALLEST: usize = 1 << 9;
 /// Larger ones are rare.
 const LARGEST: usize = 2 << 20;
 /// Bytes that a thread keeps.
 const KEPT: usize = 8 << 20;
+/// Where the bytes of a small buffer begin: the host takes longer to copy a little to elsewhere.
+const ALIGNMENT: usize = 64;
+/// From this size on it makes no difference.
+const LARGE: usize = 32 << 10;
+/// Powers of two from the smallest to the largest.
+const SIZES: usize = (LARGEST.ilog2() - SMALLEST.ilog2()) as usize + 1;
+
+/// Buffers that nobody uses, by size.
+struct Free {
+    buffers: [Vec<Vec<u8>>; SIZES],
+    bytes: usize,
+}
 
 thread_local! {
-    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    static FREE: RefCell<Free> = const { RefCell::new(Free { buffers: [const { Vec::new() }; SIZES], bytes: 0 }) };
 }
 
 /// `len` bytes that `fill` has written, all of them; what it finds in them is of no meaning.
@@ -30,31 +42,45 @@ pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<()>)
         return Ok(bytes.into());
     }
     let mut buffer = Buffer::of(len);
-    fill(&mut buffer.bytes[..len])?;
+    fill(&mut buffer.bytes[buffer.start..][..len])?;
     Ok(Bytes::from_owner(buffer))
 }
 
 /// A buffer in use; on its drop the thread keeps its memory.
 struct Buffer {
-    /// A power of two of bytes.
+    /// Of a small buffer some more, to align them.
     bytes: Vec<u8>,
+    start: usize,
     len: usize,
+    /// A power of two.
+    size: usize,
 }
 
 impl Buffer {
     fn of(len: usize) -> Self {
         let size = len.next_power_of_two();
         let kept = FREE.with_borrow_mut(|free| {
-            let place = free.iter().rposition(|bytes| bytes.len() == size)?;
-            Some(free.swap_remove(place))
+            let kept = free.buffers[number_of(size)].pop()?;
+            free.bytes -= kept.len();
+            Some(kept)
         });
-        Buffer { bytes: kept.unwrap_or_else(|| vec![0; size]), len }
+        if size >= LARGE {
+            return Buffer { bytes: kept.unwrap_or_else(|| vec![0; size]), start: 0, len, size };
+        }
+        let bytes = kept.unwrap_or_else(|| vec![0; size + ALIGNMENT]);
+        let start = bytes.as_ptr().addr().wrapping_neg() % ALIGNMENT;
+        Buffer { bytes, start, len, size }
     }
+}
+
+/// Which of the sizes this is.
+fn number_of(size: usize) -> usize {
+    (size.ilog2() - SMALLEST.ilog2()) as usize
 }
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.bytes[self.start..][..self.len]
     }
 }
 
@@ -64,8 +90,9 @@ impl Drop for Buffer {
         // A thread that ends keeps nothing.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
-            if free.iter().map(Vec::len).sum::<usize>() + bytes.len() <= KEPT {
-                free.push(bytes);
+            if free.bytes + bytes.len() <= KEPT {
+                free.bytes += bytes.len();
+                free.buffers[number_of(self.size)].push(bytes);
             }
         });
     }
@@ -89,11 +116,12 @@ mod tests {
         let part = first.slice(5..10);
         let place = first.as_ptr();
         drop(first);
-        let second = of(SMALLEST * 4, 2);
+        let second = of(131_072, 2);
         assert!(second.as_ptr() != place && part == [1; 5][..]);
+        assert_eq!(of(4096, 4).as_ptr().addr() % ALIGNMENT, 0);
         drop(part);
-        let third = of(SMALLEST * 4, 3);
-        assert_eq!((third.as_ptr(), third.len()), (place, SMALLEST * 4));
+        let third = of(100_001, 3);
+        assert_eq!((third.as_ptr(), third.len()), (place, 100_001));
         assert!(second.iter().all(|byte| *byte == 2) && third.iter().all(|byte| *byte == 3));
     }
 
@@ -101,7 +129,7 @@ mod tests {
     fn a_failed_read_gives_nothing_and_memory_is_bounded() {
         assert!(filled(SMALLEST, |_| Err(io::Error::other("no"))).is_err());
         drop((0..32).map(|byte| of(1 << 20, byte)).collect::<Vec<_>>());
-        let kept = FREE.with_borrow(|free| free.iter().map(Vec::len).sum::<usize>());
+        let kept = FREE.with_borrow(|free| free.buffers.iter().flatten().map(Vec::len).sum::<usize>());
         assert!((KEPT / 2..=KEPT).contains(&kept), "{kept}");
     }
 }

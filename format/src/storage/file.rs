@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::libc;
 use nix::unistd::{Whence, lseek};
+use smallvec::SmallVec;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -119,7 +120,7 @@ impl HostFile {
 
     /// Writes at most [`MAX_PARTS`] parts, and returns where they end.
     fn write_parts(&self, offset: u64, parts: &[Bytes]) -> io::Result<u64> {
-        let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let slices: SmallVec<[IoSlice<'_>; 4]> = parts.iter().map(|part| IoSlice::new(part)).collect();
         let written = offset + nix::sys::uio::pwritev(&*self.file, &slices, offset as i64)? as u64;
         // A short write: the rest, part by part.
         let mut start = offset;

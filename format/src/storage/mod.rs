@@ -69,9 +69,15 @@ pub trait Payload: Clone + Debug + 'static {
     fn bytes(&self) -> Option<&[u8]>;
 }
 
+/// What fills a cluster of the usual size is nobody's memory.
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+
 impl Payload for Bytes {
     fn zeroed(len: u64) -> Self {
-        Bytes::from(vec![0; len as usize])
+        match ZEROES.get(..len as usize) {
+            Some(zeroes) => Bytes::from_static(zeroes),
+            None => Bytes::from(vec![0; len as usize]),
+        }
     }
 
     fn copy_from(bytes: &[u8]) -> Self {

@@ -46,12 +46,24 @@ pub fn io(folder: &Path, options: &[&str], image: &str, commands: &[String]) -> 
         arguments.extend(["-c", command]);
     }
     arguments.push(image);
-    let output = run("qemu-io", folder, &arguments);
+    run_io(folder, &arguments)
+}
+
+/// The same for commands that open the image themselves.
+#[track_caller]
+pub fn io_commands(folder: &Path, commands: &[String]) -> String {
+    let arguments: Vec<&str> = commands.iter().flat_map(|command| ["-c", command]).collect();
+    run_io(folder, &arguments)
+}
+
+#[track_caller]
+fn run_io(folder: &Path, arguments: &[&str]) -> String {
+    let output = run("qemu-io", folder, arguments);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     // qemu-io exits with 0 although a read found another pattern.
     let failed =
         ["failed", "error", "rror:", "ailed:"].iter().any(|word| out.contains(word) || err.contains(word));
-    assert!(output.status.success() && !failed, "qemu-io {commands:?}: {}\n{out}{err}", output.status);
+    assert!(output.status.success() && !failed, "qemu-io {arguments:?}: {}\n{out}{err}", output.status);
     out.into_owned()
 }
 
@@ -61,6 +73,19 @@ pub fn check(folder: &Path, image: &str) {
     let output = run("qemu-img", folder, &["check", "-q", "-f", "qcow2", image]);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "qemu-img check {image}: {}\n{out:.2000}{err}", output.status);
+}
+
+/// No error; the numbers of the clusters that leaked.
+#[track_caller]
+pub fn leaks(folder: &Path, image: &str) -> Vec<u64> {
+    let output = run("qemu-img", folder, &["check", "-f", "qcow2", image]);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let accepted = matches!(output.status.code(), Some(0 | 3));
+    assert!(accepted, "qemu-img check {image}: {}\n{out:.2000}{err}", output.status);
+    let lines = out.lines().chain(err.lines());
+    let numbers =
+        lines.filter_map(|line| line.strip_prefix("Leaked cluster ")?.split(' ').next()?.parse().ok());
+    numbers.collect()
 }
 
 /// No error; leaks are allowed.

@@ -1,20 +1,22 @@
 //! `vmicache img create`: new images, with qemu-img's arguments.
 
 use super::file::{FileFacts, begins_as_qcow2, chain};
+use super::new_image::{NewFile, NewImage};
 use super::options::{self, ImageOptions};
-use crate::output::{folder_of, temporary};
+use super::preallocation::Preallocation;
+use super::source::{parse_format, refuse_objects};
+use crate::output::folder_of;
 use crate::size;
 use crate::terminal::print;
 use anyhow::{Context, anyhow, bail, ensure};
 use std::fmt::Write;
-use std::io;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use vmicache_format::cache::BaseIdentity;
-use vmicache_format::files::{Format, NamedFiles, create_image, describe_base, link_target, resolve};
-use vmicache_format::qcow2::{CacheOptions, CreateOptions};
+use vmicache_format::files::{Format, NamedFiles, describe_base, resolve};
+use vmicache_format::qcow2::{CacheOptions, Compression, CreateOptions, DataFileOptions};
 use vmicache_format::runtime::LocalRuntime;
-use vmicache_format::storage::{Access, HostFile};
 
 /// Shown below the options.
 const EXAMPLES: &str = "\
@@ -59,6 +61,9 @@ pub struct Args {
     /// Print nothing
     #[arg(short, long)]
     quiet: bool,
+    /// Objects of QEMU; refused
+    #[arg(long, value_name = "OBJECT", hide = true)]
+    object: Vec<String>,
     /// The new image
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
@@ -80,6 +85,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .file
         .as_deref()
         .context("no image file is named; `vmicache img create FILE SIZE` would be right")?;
+    refuse_objects(&args.object)?;
     let report = create(file, &args).map_err(|error| about(file, error))?;
     if !args.quiet {
         print(&report)?;
@@ -120,21 +126,20 @@ fn create_raw(file: &Path, options: &ImageOptions) -> anyhow::Result<String> {
     let backed = options.backing_file.is_some() || options.backing_fmt.is_some();
     ensure!(!backed, "raw images have no backing file; qcow2 images, made with -f qcow2, have");
     let size = options.size.context("the size of the disk is missing")?;
-    write_raw(&link_target(file), size.next_multiple_of(512))?;
-    Ok(format!("Formatting '{}', fmt=raw size={size}\n", file.display()))
-}
-
-/// Makes a file of `size` zero bytes, whole or not at all.
-fn write_raw(path: &Path, size: u64) -> io::Result<()> {
-    if path.exists() {
-        // Fails if others use it; the lock goes again at once.
-        HostFile::open(path, Access::Write)?;
+    let preallocation = options.preallocation.unwrap_or_default();
+    ensure!(preallocation != Preallocation::Metadata, "Unsupported preallocation mode 'metadata'");
+    let bytes = size.next_multiple_of(512);
+    let new = NewFile::at(file)?;
+    let host = new.host()?;
+    host.set_len(bytes)?;
+    preallocation.allocate(&host, 0..bytes)?;
+    host.sync_all()?;
+    new.publish()?;
+    let mut text = format!("Formatting '{}', fmt=raw size={size}", file.display());
+    if options.preallocation.is_some() {
+        text += &format!(" preallocation={}", preallocation.name());
     }
-    let temporary = temporary(folder_of(path))?;
-    temporary.as_file().set_len(size)?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(path)?;
-    Ok(())
+    Ok(text + "\n")
 }
 
 fn create_qcow2(file: &Path, options: &ImageOptions, backing_unsafe: bool) -> anyhow::Result<String> {
@@ -156,15 +161,91 @@ fn create_qcow2(file: &Path, options: &ImageOptions, backing_unsafe: bool) -> an
             None
         }
     };
-    let image = CreateOptions {
-        cluster_size: options.cluster_size.unwrap_or(65_536),
-        version: options.compat.as_ref().map_or(3, |compat| compat.version),
-        backing: backing.as_ref().map(|backing| (backing.name.clone(), backing.format.to_string())),
-        cache,
-        ..CreateOptions::new(size.next_multiple_of(512))
-    };
-    LocalRuntime::new().block_on(create_image(file, &image))?;
+    let image = CreateOptions { cache, ..describe(options, size, backing.as_ref())? };
+    let preallocation = preallocation(options, &image)?;
+    let name = file.display().to_string();
+    NewImage::make(file, &name, &image, preallocation, &LocalRuntime::new())?.publish()?;
     Ok(report(file, size, options, &image))
+}
+
+/// What a new qcow2 image is to be that is no cache image.
+fn describe(options: &ImageOptions, size: u64, backing: Option<&Backing>) -> anyhow::Result<CreateOptions> {
+    let raw = options.data_file_raw.unwrap_or(false);
+    ensure!(!raw || options.data_file.is_some(), "data_file_raw requires data_file");
+    ensure!(!raw || backing.is_none(), "Backing file and data_file_raw cannot be used at the same time");
+    let defaults = CreateOptions::new(size.next_multiple_of(512));
+    Ok(CreateOptions {
+        cluster_size: options.cluster_size.unwrap_or(defaults.cluster_size),
+        version: options.compat.as_ref().map_or(defaults.version, |compat| compat.version),
+        backing: backing.map(|backing| (backing.name.clone(), backing.format.to_string())),
+        refcount_bits: options.refcount_bits.unwrap_or(defaults.refcount_bits),
+        extended_l2: options.extended_l2.unwrap_or(defaults.extended_l2),
+        lazy_refcounts: options.lazy_refcounts.unwrap_or(defaults.lazy_refcounts),
+        compression: options.compression.unwrap_or(defaults.compression),
+        data_file: options.data_file.clone().map(|name| DataFileOptions { name, raw }),
+        ..defaults
+    })
+}
+
+/// What of a new qcow2 image is allocated at once.
+fn preallocation(options: &ImageOptions, image: &CreateOptions) -> anyhow::Result<Preallocation> {
+    let preallocation = options.preallocation.unwrap_or_default();
+    if preallocation == Preallocation::Off {
+        // What the raw file holds must be what the guest sees, from the first byte on.
+        let is_raw = image.data_file.as_ref().is_some_and(|file| file.raw);
+        return Ok(if is_raw { Preallocation::Metadata } else { Preallocation::Off });
+    }
+    ensure!(
+        image.cache.is_none(),
+        "a cache image holds copies of its base alone: there is nothing to preallocate"
+    );
+    ensure!(
+        image.backing.is_none() || image.extended_l2,
+        "Backing file and preallocation can only be used at the same time if extended_l2 is enabled"
+    );
+    ensure!(image.backing.is_none(), "not supported: preallocation with a backing file");
+    Ok(preallocation)
+}
+
+/// What the target of a conversion is to be.
+pub struct Conversion {
+    /// The image.
+    pub image: CreateOptions,
+    /// What of it is allocated at once.
+    pub preallocation: Preallocation,
+}
+
+impl Conversion {
+    /// A qcow2 image of `size` bytes at `file`, with this backing file and its format, if there are any.
+    ///
+    /// # Errors
+    /// If the options contradict the arguments, the backing file cannot be used, or it would be a cache image.
+    pub fn of(
+        file: &Path,
+        mut options: ImageOptions,
+        size: u64,
+        backing: Option<String>,
+        backing_format: Option<&str>,
+    ) -> anyhow::Result<Conversion> {
+        ensure!(
+            options.cache_img_quota.is_none() && options.base_version.is_none(),
+            "a cache image takes copies of its base, and nothing is converted into one"
+        );
+        let backing_format = parse_format(backing_format)?;
+        options.backing_file = once("backing file", options.backing_file, backing)?;
+        options.backing_fmt = once("format of the backing file", options.backing_fmt, backing_format)?;
+        ensure!(
+            options.backing_file.is_none() || options.backing_fmt.is_some(),
+            "Use of backing file requires explicit backing format"
+        );
+        let backing = Backing::of(file, &options)?;
+        if let Some(backing) = &backing {
+            backing.inspect(file)?;
+        }
+        let image = describe(&options, size, backing.as_ref())?;
+        let preallocation = preallocation(&options, &image)?;
+        Ok(Conversion { image, preallocation })
+    }
 }
 
 /// The backing file of a new image.
@@ -187,6 +268,9 @@ impl Backing {
         ensure!(!name.is_empty(), "the name of the backing file is empty");
         let path = resolve(file, &name).map_err(|problem| anyhow!(problem))?;
         ensure_other(file, &path)?;
+        if options.backing_fmt.is_none() {
+            ensure_opens(&path)?;
+        }
         let format = match options.backing_fmt {
             Some(format) => format,
             None => find_format(&path, &name)?,
@@ -196,6 +280,7 @@ impl Backing {
 
     /// Looks at the backing file and what it is backed by; the size of its disk.
     fn inspect(&self, file: &Path) -> anyhow::Result<u64> {
+        ensure_opens(&self.path)?;
         let files = chain(&self.path, self.format).context("backing file")?;
         files.iter().try_for_each(|below| ensure_other(file, &below.path))?;
         match files.first().and_then(|top| top.header.as_ref()) {
@@ -203,6 +288,13 @@ impl Backing {
             None => Ok(FileFacts::of(&self.path)?.sectors()),
         }
     }
+}
+
+/// Says in qemu-img's words that a backing file is missing.
+fn ensure_opens(path: &Path) -> anyhow::Result<()> {
+    let failed =
+        |error| anyhow!("Could not open '{}': {error}\nCould not open backing image.", path.display());
+    fs::File::open(path).map(drop).map_err(failed)
 }
 
 /// Refuses a new image that would take the place of one that it is backed by.
@@ -253,15 +345,19 @@ fn base(
 
 /// What was made, in the order in which qemu-img tells it. `size` is the one that was asked for.
 fn report(file: &Path, size: u64, options: &ImageOptions, image: &CreateOptions) -> String {
-    let mut text = format!(
-        "Formatting '{}', fmt=qcow2 cluster_size={} extended_l2=off compression_type=zlib size={size}",
-        file.display(),
-        image.cluster_size,
-    );
+    let mut text = format!("Formatting '{}', fmt=qcow2", file.display());
     let mut add = |name: &str, value: &dyn std::fmt::Display| {
         // Writing to a string cannot fail.
         let _ = write!(text, " {name}={}", value.to_string().replace(',', ",,"));
     };
+    add("cluster_size", &image.cluster_size);
+    add("extended_l2", &switch(image.extended_l2));
+    if let Some(preallocation) = options.preallocation {
+        add("preallocation", &preallocation.name());
+    }
+    let zstd = image.compression == Compression::Zstd;
+    add("compression_type", &if zstd { "zstd" } else { "zlib" });
+    add("size", &size);
     if let Some(compat) = &options.compat {
         add("compat", &compat.name);
     }
@@ -269,8 +365,14 @@ fn report(file: &Path, size: u64, options: &ImageOptions, image: &CreateOptions)
         add("backing_file", name);
         add("backing_fmt", format);
     }
-    add("lazy_refcounts", &"off");
-    add("refcount_bits", &16);
+    if let Some(data_file) = &image.data_file {
+        add("data_file", &data_file.name);
+    }
+    if let Some(raw) = options.data_file_raw {
+        add("data_file_raw", &switch(raw));
+    }
+    add("lazy_refcounts", &switch(image.lazy_refcounts));
+    add("refcount_bits", &image.refcount_bits);
     if let Some(cache) = &image.cache {
         add("cache_img_quota", &cache.quota);
     }
@@ -279,4 +381,8 @@ fn report(file: &Path, size: u64, options: &ImageOptions, image: &CreateOptions)
     }
     text.push('\n');
     text
+}
+
+fn switch(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
 }

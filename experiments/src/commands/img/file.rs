@@ -53,7 +53,9 @@ pub fn inspect(path: &Path, format: Format) -> anyhow::Result<ImageFile> {
         Format::Raw => None,
         Format::Qcow2 => Some(LocalRuntime::new().block_on(qcow2::read_header(&storage, &name))?),
     };
-    Ok(ImageFile { path: path.to_path_buf(), format, header, data_file: None })
+    let data_file = header.as_ref().and_then(|header| header.data_file());
+    let data_file = data_file.and_then(|name| files::resolve(path, &name).ok());
+    Ok(ImageFile { path: path.to_path_buf(), format, header, data_file })
 }
 
 /// The image at `path` and everything that it is backed by, top first.

@@ -1,12 +1,14 @@
 //! `vmicache img info`: what images are, in qemu-img's words.
 
 use super::describe::{Base, CacheInfo, FormatSpecific, ImageInfo, Qcow2Info};
-use super::{file, json};
+use super::source::{format_of, named_file, refuse_objects};
+use super::{file, json, program};
 use crate::terminal::print;
+use anyhow::bail;
 use clap::ValueEnum;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use vmicache_format::files::Format;
+use vmicache_format::files::{Format, ImageFile};
+use vmicache_format::qcow2::header::{Header, incompatible};
 
 /// Shown below the options.
 const EXAMPLES: &str = "\
@@ -32,9 +34,15 @@ pub struct Args {
     /// Also if others write the image; this is always so
     #[arg(short = 'U', long)]
     force_share: bool,
+    /// The name is a description such as driver=qcow2,file.filename=NAME
+    #[arg(long)]
+    image_opts: bool,
+    /// Objects of QEMU; refused
+    #[arg(long, value_name = "OBJECT", hide = true)]
+    object: Vec<String>,
     /// The image
     #[arg(value_name = "FILE")]
-    file: PathBuf,
+    file: String,
 }
 
 #[derive(Clone, Copy, Default, ValueEnum)]
@@ -51,17 +59,14 @@ enum Output {
 /// # Errors
 /// If the image, or with `--backing-chain` one below it, cannot be described.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let format = match args.format {
-        Some(format) => format,
-        // The operator points at this very file; what lies below it is never guessed.
-        None if file::begins_as_qcow2(&args.file)? => Format::Qcow2,
-        None => Format::Raw,
-    };
-    let files = if args.backing_chain {
-        file::chain(&args.file, format)?
-    } else {
-        vec![file::inspect(&args.file, format)?]
-    };
+    refuse_objects(&args.object)?;
+    let (path, named) = named_file(&args.file, args.image_opts)?;
+    let format = format_of(&path, args.format.or(named))?;
+    let files =
+        if args.backing_chain { file::chain(&path, format)? } else { vec![file::inspect(&path, format)?] };
+    if program::is_qemu_img() {
+        files.iter().try_for_each(refuse_unknown)?;
+    }
     let infos = files.iter().map(ImageInfo::of).collect::<anyhow::Result<Vec<_>>>()?;
     print(&match (args.output, infos.as_slice()) {
         (Output::Human, infos) => infos.iter().map(text).collect::<Vec<_>>().join("\n"),
@@ -69,6 +74,30 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         (Output::Json, infos) => json::text(&infos)?,
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what qemu-img says of images that it cannot open; this program describes them.
+fn refuse_unknown(image: &ImageFile) -> anyhow::Result<()> {
+    let Some(header) = &image.header else { return Ok(()) };
+    let problem = match (header.incompatible_features & !incompatible::KNOWN, header.compression_method()) {
+        (0, Some(_)) => return Ok(()),
+        (0, None) => "the compression type and its incompatible feature bit do not fit each other".to_owned(),
+        (unknown, _) => format!("Unsupported qcow2 feature(s): {}", unknown_features(header, unknown)),
+    };
+    bail!("Could not open '{}': {problem}", image.path.display())
+}
+
+/// The names that the image has for features, and the bits of those that it has none for.
+fn unknown_features(header: &Header, features: u64) -> String {
+    let bits = (0..64).filter(|bit| features >> bit & 1 != 0);
+    let (named, nameless): (Vec<u32>, Vec<u32>) =
+        bits.partition(|bit| !header.feature_name(*bit).starts_with("incompatible feature bit"));
+    let mut names: Vec<String> = named.into_iter().map(|bit| header.feature_name(bit)).collect();
+    if !nameless.is_empty() {
+        let bits = nameless.iter().fold(0u64, |bits, bit| bits | 1 << bit);
+        names.push(format!("Unknown incompatible feature: {bits:x}"));
+    }
+    names.join(", ")
 }
 
 /// Lines of `name: value`, the deeper ones indented.

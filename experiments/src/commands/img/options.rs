@@ -1,9 +1,11 @@
 //! The options of `-o`: `name=value`, separated by commas; a comma within a value is doubled.
 
+use super::preallocation::Preallocation;
 use crate::size;
 use anyhow::{Context, anyhow, bail, ensure};
 use std::fmt::Write;
 use vmicache_format::files::Format;
+use vmicache_format::qcow2::Compression;
 
 /// What `-o` says of a new image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,6 +20,20 @@ pub struct ImageOptions {
     pub backing_file: Option<String>,
     /// Format of the backing file.
     pub backing_fmt: Option<Format>,
+    /// What is allocated at once.
+    pub preallocation: Option<Preallocation>,
+    /// The method of compressed clusters.
+    pub compression: Option<Compression>,
+    /// Name of the file that is to hold the data.
+    pub data_file: Option<String>,
+    /// That file is to be a raw image of its own.
+    pub data_file_raw: Option<bool>,
+    /// L2 entries with subclusters.
+    pub extended_l2: Option<bool>,
+    /// Refcounts may be written late.
+    pub lazy_refcounts: Option<bool>,
+    /// Width of a refcount.
+    pub refcount_bits: Option<u32>,
     /// Makes it a cache image; in bytes.
     pub cache_img_quota: Option<u64>,
     /// What the operator calls the content of the base.
@@ -36,7 +52,10 @@ pub struct Compat {
 /// An option: its name, its value, what it is for.
 type Known = (&'static str, &'static str, &'static str);
 
-const RAW: &[Known] = &[("size", "SIZE", "bytes of the disk")];
+const RAW: &[Known] = &[
+    ("preallocation", "MODE", "what is allocated at once: off, falloc or full [default: off]"),
+    ("size", "SIZE", "bytes of the disk"),
+];
 
 const QCOW2: &[Known] = &[
     ("backing_file", "FILE", "the image below; relative to the folder of the new image"),
@@ -45,22 +64,18 @@ const QCOW2: &[Known] = &[
     ("cache_img_quota", "SIZE", "make a cache image whose file never becomes longer than this"),
     ("cluster_size", "SIZE", "bytes of a cluster: a power of two from 512 to 2M [default: 64K]"),
     ("compat", "VERSION", "1.1 (or v3), or 0.10 (or v2) for very old programs [default: 1.1]"),
+    ("compression_type", "METHOD", "of compressed clusters: zlib or zstd [default: zlib]"),
+    ("data_file", "FILE", "another file for the data; relative to the folder of the new image"),
+    ("data_file_raw", "on|off", "that file is to be a raw image of its own [default: off]"),
+    ("extended_l2", "on|off", "map clusters in 32 subclusters each [default: off]"),
+    ("lazy_refcounts", "on|off", "let refcounts be written late [default: off]"),
+    ("preallocation", "MODE", "what is allocated at once: off, metadata, falloc or full [default: off]"),
+    ("refcount_bits", "BITS", "width of a refcount: a power of two from 1 to 64 [default: 16]"),
     ("size", "SIZE", "bytes of the disk [default: as the backing file]"),
 ];
 
 /// Options of qemu-img whose features are not here, each with the value that asks for none of it.
-const NOT_SUPPORTED: &[(&str, Option<&str>)] = &[
-    ("compression_type", Some("zlib")),
-    ("data_file", None),
-    ("data_file_raw", Some("off")),
-    ("encryption", Some("off")),
-    ("extended_l2", Some("off")),
-    ("extent_size_hint", Some("0")),
-    ("lazy_refcounts", Some("off")),
-    ("nocow", Some("off")),
-    ("preallocation", Some("off")),
-    ("refcount_bits", Some("16")),
-];
+const NOT_SUPPORTED: &[(&str, &str)] = &[("encryption", "off"), ("extent_size_hint", "0"), ("nocow", "off")];
 
 fn known(format: Format) -> &'static [Known] {
     match format {
@@ -106,7 +121,7 @@ pub fn parse(lists: &[String], format: Format) -> anyhow::Result<ImageOptions> {
 }
 
 /// The items between single commas, in which doubled commas are single ones.
-fn split(list: &str) -> Vec<String> {
+pub fn split(list: &str) -> Vec<String> {
     let mut items = vec![String::new()];
     let mut characters = list.chars().peekable();
     while let Some(character) = characters.next() {
@@ -125,13 +140,20 @@ impl ImageOptions {
         };
         match (format, name) {
             (_, "size") => self.size = Some(size::parse(needed()?)?),
+            (_, "preallocation") => self.preallocation = Some(Preallocation::parse(needed()?)?),
+            (Format::Qcow2, "compression_type") => self.compression = Some(parse_compression(needed()?)?),
+            (Format::Qcow2, "data_file") => self.data_file = Some(needed()?.to_owned()),
+            // Without a value, qemu-img takes an option for switched on.
+            (Format::Qcow2, "data_file_raw") => self.data_file_raw = Some(parse_switch(value)?),
+            (Format::Qcow2, "extended_l2") => self.extended_l2 = Some(parse_switch(value)?),
+            (Format::Qcow2, "lazy_refcounts") => self.lazy_refcounts = Some(parse_switch(value)?),
+            (Format::Qcow2, "refcount_bits") => self.refcount_bits = Some(parse_bits(needed()?)?),
             (Format::Qcow2, "cluster_size") => self.cluster_size = Some(size::parse_cluster_size(needed()?)?),
             (Format::Qcow2, "compat") => self.compat = Some(Compat::parse(needed()?)?),
             (Format::Qcow2, "backing_file") => self.backing_file = Some(needed()?.to_owned()),
             (Format::Qcow2, "backing_fmt") => self.backing_fmt = Some(parse_format(needed()?)?),
             (Format::Qcow2, "cache_img_quota") => self.cache_img_quota = Some(parse_quota(needed()?)?),
             (Format::Qcow2, "base_version") => self.base_version = Some(needed()?.to_owned()),
-            // Without a value, qemu-img takes an option for switched on.
             _ => return refuse(format, name, value.unwrap_or("on")),
         }
         Ok(())
@@ -153,6 +175,27 @@ fn parse_format(value: &str) -> anyhow::Result<Format> {
     value.parse().map_err(|problem: String| anyhow!(problem))
 }
 
+fn parse_compression(value: &str) -> anyhow::Result<Compression> {
+    match value {
+        "zlib" => Ok(Compression::Deflate),
+        "zstd" => Ok(Compression::Zstd),
+        _ => bail!("no method of compression; zlib and zstd are"),
+    }
+}
+
+fn parse_switch(value: Option<&str>) -> anyhow::Result<bool> {
+    match value.unwrap_or("on") {
+        "on" | "yes" | "y" | "true" => Ok(true),
+        "off" | "no" | "n" | "false" => Ok(false),
+        _ => bail!("neither on nor off"),
+    }
+}
+
+fn parse_bits(value: &str) -> anyhow::Result<u32> {
+    let bits = value.parse().ok().filter(|bits: &u32| bits.is_power_of_two() && *bits <= 64);
+    bits.context("Refcount width must be a power of two and may not exceed 64 bits")
+}
+
 fn parse_quota(value: &str) -> anyhow::Result<u64> {
     let quota = size::parse(value)?;
     ensure!(
@@ -166,11 +209,10 @@ fn parse_quota(value: &str) -> anyhow::Result<u64> {
 fn refuse(format: Format, name: &str, value: &str) -> anyhow::Result<()> {
     let value = if matches!(value, "no" | "n" | "false") { "off" } else { value };
     match NOT_SUPPORTED.iter().find(|(unsupported, _)| *unsupported == name) {
-        Some((_, Some(nothing))) if value == *nothing => return Ok(()),
-        Some((_, Some(nothing))) => {
+        Some((_, nothing)) if value == *nothing => return Ok(()),
+        Some((_, nothing)) => {
             bail!("{name} is not supported (only {name}={nothing}, which is the default)")
         }
-        Some((_, None)) => bail!("{name} is not supported"),
         None if name.starts_with("encrypt.") => bail!("{name}: encryption is not supported"),
         None => {}
     }
@@ -202,8 +244,9 @@ mod tests {
     #[test]
     fn every_known_option_is_read() {
         let lists = [
-            "size=1M,cluster_size=4k,compat=v2,backing_file=a,,b".to_owned(),
-            "backing_fmt=raw,cache_img_quota=2M,base_version=x=y,size=3M".to_owned(),
+            "size=1M,cluster_size=4k,compat=v2,backing_file=a,,b,preallocation=full".to_owned(),
+            "backing_fmt=raw,cache_img_quota=2M,base_version=x=y,size=3M,data_file_raw".to_owned(),
+            "compression_type=zstd,data_file=d,extended_l2=on,lazy_refcounts=off,refcount_bits=64".to_owned(),
         ];
         let options = parse(&lists, Format::Qcow2).unwrap();
         let expected = ImageOptions {
@@ -214,9 +257,16 @@ mod tests {
             backing_fmt: Some(Format::Raw),
             cache_img_quota: Some(2 << 20),
             base_version: Some("x=y".into()),
+            preallocation: Some(Preallocation::Full),
+            compression: Some(Compression::Zstd),
+            data_file: Some("d".into()),
+            data_file_raw: Some(true),
+            extended_l2: Some(true),
+            lazy_refcounts: Some(false),
+            refcount_bits: Some(64),
         };
         assert_eq!(options, expected);
-        for (name, ..) in QCOW2 {
+        for (name, _, _) in QCOW2.iter().filter(|(_, value, _)| *value != "on|off") {
             let problem = format!("{:#}", parse_one(name).unwrap_err());
             assert!(problem.contains("a value is missing"), "{problem}");
         }
@@ -224,19 +274,21 @@ mod tests {
 
     #[test]
     fn what_asks_for_nothing_unsupported_is_no_error() {
-        let defaults =
-            "preallocation=off,lazy_refcounts=no,refcount_bits=16,extended_l2=off,compression_type=zlib";
+        let defaults = "encryption=no,extent_size_hint=0,nocow=off";
         assert_eq!(parse_one(defaults).unwrap(), ImageOptions::default());
     }
 
     #[test]
     fn what_is_wrong_is_named() {
         for (list, problem) in [
-            ("lazy_refcounts", "lazy_refcounts is not supported"),
-            ("preallocation=full", "preallocation is not supported"),
+            ("lazy_refcounts=perhaps", "neither on nor off"),
+            ("preallocation=some", "Invalid preallocation mode 'some'"),
+            ("compression_type=lzma", "zlib and zstd are"),
+            ("nocow", "nocow is not supported"),
             ("encrypt.format=luks", "encryption is not supported"),
-            ("data_file=x", "data_file is not supported"),
-            ("refcount_bits=1", "only refcount_bits=16"),
+            ("data_file=", "a value is missing"),
+            ("refcount_bits=3", "a power of two"),
+            ("refcount_bits=128", "may not exceed 64"),
             ("quota=5", "known are backing_file, backing_fmt"),
             ("compat=2", "no version of qcow2"),
             ("backing_fmt=vmdk", "formats are raw and qcow2"),
