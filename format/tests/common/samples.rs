@@ -46,7 +46,7 @@ pub const KINDS: [Kind; 17] = [
     kind("64 KiB", "cluster_size=64k", 4 << 20, 64 << 10, &[Holes]),
     kind("512 bytes", "cluster_size=512", 300 << 10, 512, &[Holes]),
     kind("512 bytes, snapshots", "cluster_size=512", 200 << 10, 512, &[Snapshots, Holes]),
-    kind("2 MiB", "cluster_size=2M", 40 << 20, 2 << 20, &[]),
+    kind("2 MiB", "cluster_size=2M", 12 << 20, 2 << 20, &[]),
     kind("1 bit", "cluster_size=512,refcount_bits=1", 400 << 10, 512, &[]),
     kind("2 bits", "cluster_size=4k,refcount_bits=2", 1 << 20, 4 << 10, &[Snapshots]),
     kind("4 bits", "cluster_size=1k,refcount_bits=4", 1 << 20, 1 << 10, &[Snapshots]),

@@ -1,12 +1,12 @@
 //! `vmicache img check`: whether an image is sound, in qemu-img's words and exit codes.
 
-use super::{file, json};
+use super::source::{format_of, named_file, parse_format};
+use super::{cache_mode, json, program};
 use crate::terminal::print;
 use anyhow::Context;
 use clap::ValueEnum;
 use serde::Serialize;
 use std::io::{Write, stderr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use vmicache_format::files::Format;
 use vmicache_format::qcow2::check::{CheckOptions, Finding, FindingKind, Repair, Report, check};
@@ -28,7 +28,7 @@ has nothing to check. After a repair they tell of what is left. Of a cache image
 pub struct Args {
     /// Format of the image: raw or qcow2 [default: as its first bytes say]
     #[arg(short, long, value_name = "FMT")]
-    format: Option<Format>,
+    format: Option<String>,
     /// Repair leaks alone, or all that can be repaired
     #[arg(short, long, value_enum, value_name = "WHAT", conflicts_with = "force_share")]
     repair: Option<What>,
@@ -41,9 +41,18 @@ pub struct Args {
     /// Also if others write the image; what they are just changing may look wrong
     #[arg(short = 'U', long)]
     force_share: bool,
+    /// How the image is cached by the host; only checked
+    #[arg(short = 'T', value_name = "CACHE")]
+    source_cache: Option<String>,
+    /// The name is a description such as driver=qcow2,file.filename=NAME
+    #[arg(long)]
+    image_opts: bool,
+    /// Objects of QEMU; an encrypted image is checked without its key
+    #[arg(long, value_name = "OBJECT", hide = true)]
+    object: Vec<String>,
     /// The image
     #[arg(value_name = "FILE")]
-    file: PathBuf,
+    file: String,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -84,31 +93,25 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             outcome(&report)
         }
         Ok(None) => {
-            complain(&anyhow::anyhow!("This image format does not support checks"));
+            program::complain(&anyhow::anyhow!("This image format does not support checks"));
             Outcome::NothingToCheck
         }
         Err(error) => {
-            complain(&error);
+            program::complain(&error);
             Outcome::Failed
         }
     };
     Ok(ExitCode::from(outcome as u8))
 }
 
-fn complain(error: &anyhow::Error) {
-    // Where standard error is closed, the exit code has to tell.
-    let _ = writeln!(stderr(), "vmicache: {error:#}");
-}
-
 /// Checks the image; `None` if its format has nothing to check.
 fn examine(args: &Args) -> anyhow::Result<Option<Report>> {
-    let is_qcow2 = match args.format {
-        Some(format) => format == Format::Qcow2,
-        // The operator points at this very file.
-        None => file::begins_as_qcow2(&args.file)?,
-    };
-    if !is_qcow2 {
-        file::FileFacts::of(&args.file)?;
+    cache_mode::check_source(args.source_cache.as_deref())?;
+    let stated = parse_format(args.format.as_deref())?;
+    let (path, named) = named_file(&args.file, args.image_opts)?;
+    let name = path.display().to_string();
+    if format_of(&path, stated.or(named))? != Format::Qcow2 {
+        HostFile::open(&path, Access::Inspect).with_context(|| name)?;
         return Ok(None);
     }
     let (repair, access) = match args.repair {
@@ -117,8 +120,7 @@ fn examine(args: &Args) -> anyhow::Result<Option<Report>> {
         Some(What::Leaks) => (Repair::Leaks, Access::Write),
         Some(What::All) => (Repair::All, Access::Write),
     };
-    let name = args.file.display().to_string();
-    let storage = HostFile::open(&args.file, access).with_context(|| name.clone())?;
+    let storage = HostFile::open(&path, access).with_context(|| name.clone())?;
     let options = CheckOptions { repair, ..CheckOptions::default() };
     Ok(Some(LocalRuntime::new().block_on(check(&storage, &name, &options))?))
 }
@@ -197,7 +199,7 @@ impl Summary {
             leaks: report.leaks,
             leaks_fixed: report.leaks_fixed,
             allocated_clusters: report.allocated_clusters,
-            filename: args.file.display().to_string(),
+            filename: args.file.clone(),
             format: "qcow2",
             fragmented_clusters: report.fragmented_clusters,
         }
