@@ -1,6 +1,6 @@
 //! `vmicache img check`: whether an image is sound, in qemu-img's words and exit codes.
 
-use super::{file, json};
+use super::{file, json, program};
 use crate::terminal::print;
 use anyhow::Context;
 use clap::ValueEnum;
@@ -8,8 +8,10 @@ use serde::Serialize;
 use std::io::{Write, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 use vmicache_format::files::Format;
 use vmicache_format::qcow2::check::{CheckOptions, Finding, FindingKind, Repair, Report, check};
+use vmicache_format::qcow2::{Image, ImageOptions, Mode, read_header};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Access, HostFile};
 
@@ -84,20 +86,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             outcome(&report)
         }
         Ok(None) => {
-            complain(&anyhow::anyhow!("This image format does not support checks"));
+            program::complain(&anyhow::anyhow!("This image format does not support checks"));
             Outcome::NothingToCheck
         }
         Err(error) => {
-            complain(&error);
+            program::complain(&error);
             Outcome::Failed
         }
     };
     Ok(ExitCode::from(outcome as u8))
-}
-
-fn complain(error: &anyhow::Error) {
-    // Where standard error is closed, the exit code has to tell.
-    let _ = writeln!(stderr(), "vmicache: {error:#}");
 }
 
 /// Checks the image; `None` if its format has nothing to check.
@@ -120,7 +117,35 @@ fn examine(args: &Args) -> anyhow::Result<Option<Report>> {
     let name = args.file.display().to_string();
     let storage = HostFile::open(&args.file, access).with_context(|| name.clone())?;
     let options = CheckOptions { repair, ..CheckOptions::default() };
-    Ok(Some(LocalRuntime::new().block_on(check(&storage, &name, &options))?))
+    let runtime = LocalRuntime::new();
+    let report = runtime.block_on(check(&storage, &name, &options))?;
+    if repair == Repair::All && report.corruptions == 0 && report.check_errors == 0 {
+        runtime.block_on(clear_unknown_features(storage, &name, &runtime))?;
+    }
+    Ok(Some(report))
+}
+
+/// Clears the autoclear features that nobody knows here, as opening a sound image for writing does: what they vouch for
+/// may not hold any more.
+async fn clear_unknown_features(
+    storage: HostFile,
+    name: &str,
+    runtime: &Rc<LocalRuntime>,
+) -> anyhow::Result<()> {
+    let header = read_header(&storage, name).await?;
+    let is_unknown = header.autoclear_features & !autoclear::KNOWN != 0;
+    if is_unknown && header.cache().is_none() && header.data_file().is_none() {
+        let options = ImageOptions::default();
+        let image = Image::open(storage, name, Mode::Write, options, runtime.clone()).await?;
+        image.close().await?;
+    }
+    Ok(())
+}
+
+/// Autoclear features.
+mod autoclear {
+    /// Bitmaps, and an external data file that is a raw image.
+    pub const KNOWN: u64 = 0b11;
 }
 
 fn outcome(report: &Report) -> Outcome {
