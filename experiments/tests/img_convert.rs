@@ -97,7 +97,7 @@ fn zeroes_are_left_out_as_qemu_img_leaves_them_out() {
         // Fully allocated, or what qemu-img allocates and nothing else; it looks less closely at the ends of runs.
         assert_eq!(sizes[0].0, sizes[0].1, "{format} {cluster_size}");
         assert!(sizes.iter().all(|(ours, stock)| ours <= stock), "{format} {cluster_size}: {sizes:?}");
-        assert!(sizes[1].0 < 3 * MIB && sizes[1].0 >= 1700 * KIB, "{sizes:?}");
+        assert!(sizes[1].0 < 3 * MIB && sizes[1].0 > MIB, "{sizes:?}");
     }
 }
 

@@ -2,14 +2,17 @@
 
 use super::source::{format_of, named_file, parse_format};
 use super::{cache_mode, json, program};
+use super::{file, json, program};
 use crate::terminal::print;
 use anyhow::Context;
 use clap::ValueEnum;
 use serde::Serialize;
 use std::io::{Write, stderr};
 use std::process::ExitCode;
+use std::rc::Rc;
 use vmicache_format::files::Format;
 use vmicache_format::qcow2::check::{CheckOptions, Finding, FindingKind, Repair, Report, check};
+use vmicache_format::qcow2::{Image, ImageOptions, Mode, read_header};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Access, HostFile};
 
@@ -122,7 +125,35 @@ fn examine(args: &Args) -> anyhow::Result<Option<Report>> {
     };
     let storage = HostFile::open(&path, access).with_context(|| name.clone())?;
     let options = CheckOptions { repair, ..CheckOptions::default() };
-    Ok(Some(LocalRuntime::new().block_on(check(&storage, &name, &options))?))
+    let runtime = LocalRuntime::new();
+    let report = runtime.block_on(check(&storage, &name, &options))?;
+    if repair == Repair::All && report.corruptions == 0 && report.check_errors == 0 {
+        runtime.block_on(clear_unknown_features(storage, &name, &runtime))?;
+    }
+    Ok(Some(report))
+}
+
+/// Clears the autoclear features that nobody knows here, as opening a sound image for writing does: what they vouch for
+/// may not hold any more.
+async fn clear_unknown_features(
+    storage: HostFile,
+    name: &str,
+    runtime: &Rc<LocalRuntime>,
+) -> anyhow::Result<()> {
+    let header = read_header(&storage, name).await?;
+    let is_unknown = header.autoclear_features & !autoclear::KNOWN != 0;
+    if is_unknown && header.cache().is_none() && header.data_file().is_none() {
+        let options = ImageOptions::default();
+        let image = Image::open(storage, name, Mode::Write, options, runtime.clone()).await?;
+        image.close().await?;
+    }
+    Ok(())
+}
+
+/// Autoclear features.
+mod autoclear {
+    /// Bitmaps, and an external data file that is a raw image.
+    pub const KNOWN: u64 = 0b11;
 }
 
 fn outcome(report: &Report) -> Outcome {

@@ -3,7 +3,7 @@
 use super::source::{Source, SourceOptions};
 use super::zeroes::{first_data, first_difference};
 use super::{cache_mode, program, progress::Progress};
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use std::process::ExitCode;
 use vmicache_format::disk::MapExtent;
 use vmicache_format::runtime::LocalRuntime;
@@ -87,7 +87,6 @@ fn compare(args: &Args) -> Result<Outcome, Failure> {
     let open = || -> anyhow::Result<(Source, Source)> {
         let [left, right] = args.files.as_slice() else { anyhow::bail!("Expecting two image file names") };
         cache_mode::check_source(args.source_cache.as_deref())?;
-        ensure!(left != "" && right != "", "the name of an image is empty");
         Ok((
             Source::open(left, args.format.as_deref(), &args.source, &runtime)?,
             Source::open(right, args.second_format.as_deref(), &args.source, &runtime)?,

@@ -179,7 +179,7 @@ fn resize_qcow2(image: &ImageFile, size: u64, mode: Preallocation) -> anyhow::Re
         let disk = open_chain_in(&image.path, Format::Qcow2, &writing(), runtime.clone(), wrap).await?;
         let current = disk.size();
         disk.resize(size).await?;
-        let files = files.borrow();
+        let files = files.take();
         if let [_, data] = files.as_slice() {
             data.set_len(size).await?;
         }

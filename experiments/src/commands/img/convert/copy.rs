@@ -15,13 +15,17 @@ use vmicache_format::qcow2::{Compression, compress};
 
 /// What is read in one go.
 const CHUNK: u64 = 1 << 20;
+/// A raw image is not searched for zeroes more closely: that is what file systems allocate.
+const CLOSE: u64 = 4096;
 
 /// A copy, and how far it has come.
 pub struct Copy<'a> {
     input: Input<'a>,
     target: &'a Target,
-    /// Zeroes are left out in units of so many bytes; 0: they are written as data.
+    /// Zeroes are found in units of so many bytes; 0: they are data.
     unit: u64,
+    /// Between data, fewer zero bytes than this are data, too.
+    sparse: u64,
     /// Multiples of so many bytes are read.
     chunk: u64,
     /// Compress clusters, if they are to be.
@@ -40,9 +44,8 @@ impl<'a> Copy<'a> {
     /// If there can be no threads.
     pub fn new(plan: &Plan<'a>, target: &'a Target) -> anyhow::Result<Self> {
         let cluster = target.cluster_size;
-        // Clusters are compressed one by one.
-        let smallest = if plan.args.compress { 1 } else { plan.sparse };
-        let unit = if plan.sparse == 0 { 0 } else { smallest.max(SECTOR as u64).next_multiple_of(cluster) };
+        let closest = plan.sparse.min(CLOSE).max(SECTOR as u64);
+        let unit = if plan.sparse == 0 { 0 } else { closest.next_multiple_of(cluster) };
         let at_once = if plan.args.compress { cluster * plan.threads as u64 } else { 0 };
         let pool = || rayon::ThreadPoolBuilder::new().num_threads(plan.threads).build();
         let shown = plan.args.progress && !plan.args.quiet;
@@ -50,6 +53,8 @@ impl<'a> Copy<'a> {
             input: Input::of(plan.sources, target.is_backed, plan.args.salvage),
             target,
             unit,
+            // Clusters are compressed one by one.
+            sparse: if plan.args.compress { 0 } else { plan.sparse },
             chunk: CHUNK.max(at_once).next_multiple_of(unit.max(cluster)),
             pool: plan.args.compress.then(pool).transpose()?,
             progress: Progress::new(shown),
@@ -126,7 +131,7 @@ impl<'a> Copy<'a> {
     async fn write(&self, offset: u64, bytes: &Bytes) -> anyhow::Result<()> {
         let parts = match self.unit {
             0 => vec![(0..bytes.len(), true)],
-            unit => runs(bytes, unit as usize),
+            unit => join_data(runs(bytes, unit as usize), self.sparse as usize),
         };
         for (part, is_data) in parts {
             let at = offset + part.start as u64;
@@ -163,6 +168,21 @@ impl<'a> Copy<'a> {
     }
 }
 
+/// Takes short runs of zeroes that have data on both sides for data.
+fn join_data(runs: Vec<(Range<usize>, bool)>, sparse: usize) -> Vec<(Range<usize>, bool)> {
+    let mut joined: Vec<(Range<usize>, bool)> = Vec::new();
+    for (range, is_data) in runs {
+        match joined.as_mut_slice() {
+            [.., (before, true), (zeroes, false)] if is_data && zeroes.len() < sparse => {
+                before.end = range.end;
+                joined.pop();
+            }
+            _ => joined.push((range, is_data)),
+        }
+    }
+    joined
+}
+
 /// Compresses a cluster, behind which zeroes stand if it is cut short.
 fn compress_whole(method: Compression, data: &[u8], cluster: usize) -> Option<Vec<u8>> {
     if data.len() == cluster {
@@ -175,4 +195,19 @@ fn compress_whole(method: Compression, data: &[u8], cluster: usize) -> Option<Ve
 
 fn writing(offset: u64) -> String {
     format!("error while writing at byte {offset}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_zeroes_between_data_are_data() {
+        let runs =
+            [(0..5, false), (5..10, true), (10..14, false), (14..20, true), (20..29, false), (29..30, true)];
+        let joined = |sparse| join_data(runs.to_vec(), sparse);
+        assert_eq!(joined(4), runs);
+        assert_eq!(joined(5), [(0..5, false), (5..20, true), (20..29, false), (29..30, true)]);
+        assert_eq!(joined(100), [(0..5, false), (5..30, true)]);
+    }
 }

@@ -6,6 +6,7 @@ use crate::commands::img::zeroes::SECTOR;
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use std::ops::Range;
+use vmicache_format::disk::MapExtent;
 use vmicache_format::storage::Payload;
 
 /// So many extents are asked for at once.
@@ -86,23 +87,31 @@ impl<'a> Input<'a> {
             return Ok(vec![Part { range: offset..start + length(source), content: Content::Zeroes }]);
         }
         let failed = || format!("error while reading block status at offset {from} of '{}'", source.name);
-        let found = match self.is_backed {
-            true => map(source, from).await.with_context(failed),
-            false => extents(source, from).await.with_context(failed),
-        };
+        let found = source.disk.map(from, size - from, EXTENTS).await.with_context(failed);
         let found = match found {
-            Ok(parts) => parts,
+            Ok(extents) => extents,
             Err(error) if self.salvage => {
                 warn_of_loss(&error);
-                vec![(from..(from + SECTOR as u64).min(size), Content::Data)]
+                let range = offset..(offset + SECTOR as u64).min(start + size);
+                return Ok(vec![Part { range, content: Content::Data }]);
             }
             Err(error) => return Err(error),
         };
-        let moved = |(range, content): (Range<u64>, Content)| Part {
-            range: start + range.start..start + range.end,
-            content,
+        let part = |extent: MapExtent| Part {
+            range: start + extent.range.start..start + extent.range.end,
+            content: self.content(&extent),
         };
-        Ok(found.into_iter().map(moved).collect())
+        Ok(found.into_iter().map(part).collect())
+    }
+
+    /// What is copied of an extent.
+    fn content(&self, extent: &MapExtent) -> Content {
+        let is_own = extent.depth == 0 && extent.is_present;
+        match extent.is_zero {
+            _ if self.is_backed && !is_own => Content::Backing,
+            true => Content::Zeroes,
+            false => Content::Data,
+        }
     }
 
     /// Reads a range of it.
@@ -136,28 +145,6 @@ impl<'a> Input<'a> {
             Err(error) => Err(anyhow!(error).context(format!("error while reading at byte {}", range.start))),
         }
     }
-}
-
-type Known = Vec<(Range<u64>, Content)>;
-
-async fn extents(source: &Source, from: u64) -> vmicache_format::Result<Known> {
-    let extents = source.disk.extents(from, source.disk.size() - from, EXTENTS).await?;
-    let content = |is_zero| if is_zero { Content::Zeroes } else { Content::Data };
-    Ok(extents.into_iter().map(|extent| (extent.range, content(extent.is_zero))).collect())
-}
-
-/// What the top image of a source decides.
-async fn map(source: &Source, from: u64) -> vmicache_format::Result<Known> {
-    let extents = source.disk.map(from, source.disk.size() - from, EXTENTS).await?;
-    let known = extents.into_iter().map(|extent| {
-        let content = match (extent.depth == 0 && extent.is_present, extent.is_zero) {
-            (false, _) => Content::Backing,
-            (true, true) => Content::Zeroes,
-            (true, false) => Content::Data,
-        };
-        (extent.range, content)
-    });
-    Ok(known.collect())
 }
 
 /// What can be read of a range, sector by sector; the others are zeroes.

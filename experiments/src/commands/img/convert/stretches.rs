@@ -16,11 +16,7 @@ impl<'a> Stretches<'a> {
     /// Of all of `input`. Stretches begin and end at multiples of `unit` bytes, or at the end of the input; a unit that
     /// does not hold one thing as a whole is data.
     pub fn of(input: &'a Input<'a>, unit: u64) -> Self {
-        Stretches {
-            input,
-            asked: 0,
-            joining: Joining { unit, size: input.size(), stretches: VecDeque::new() },
-        }
+        Stretches { input, asked: 0, joining: Joining::of(unit, input.size()) }
     }
 
     /// The next stretch, if there is one.
@@ -44,16 +40,40 @@ impl<'a> Stretches<'a> {
 struct Joining {
     unit: u64,
     size: u64,
+    /// No data, and perhaps not all of it.
+    growing: Option<Part>,
     /// Complete ones, but for the last.
     stretches: VecDeque<Part>,
 }
 
 impl Joining {
+    fn of(unit: u64, size: u64) -> Self {
+        Joining { unit, size, growing: None, stretches: VecDeque::new() }
+    }
+
     fn add(&mut self, part: &Part) {
+        match &mut self.growing {
+            Some(growing) if growing.content == part.content => growing.range.end = part.range.end,
+            growing => {
+                let complete = growing.take();
+                complete.into_iter().for_each(|part| self.align(&part));
+                match part.content {
+                    Content::Data => self.push(part.range.clone(), Content::Data),
+                    _ => self.growing = Some(part.clone()),
+                }
+            }
+        }
+        if part.range.end == self.size {
+            self.growing.take().into_iter().for_each(|part| self.align(&part));
+        }
+    }
+
+    /// Keeps whole units of a part; what is left of it is data.
+    fn align(&mut self, part: &Part) {
         let range = &part.range;
         let end = if range.end == self.size { self.size } else { range.end / self.unit * self.unit };
         let inner = range.start.next_multiple_of(self.unit)..end;
-        if part.content == Content::Data || inner.is_empty() {
+        if inner.is_empty() {
             return self.push(range.clone(), Content::Data);
         }
         self.push(range.start..inner.start, Content::Data);
@@ -85,7 +105,7 @@ mod tests {
 
     fn joined(unit: u64, parts: &[(u64, Content)]) -> Vec<(u64, Content)> {
         let size = parts.last().map_or(0, |(end, _)| *end);
-        let mut joining = Joining { unit, size, stretches: VecDeque::new() };
+        let mut joining = Joining::of(unit, size);
         let mut start = 0;
         for (end, content) in parts {
             joining.add(&Part { range: start..*end, content: *content });
@@ -109,7 +129,7 @@ mod tests {
         assert_eq!(joined(1, &parts), parts);
         assert_eq!(joined(64, &parts), [(128, Data), (130, Zeroes)]);
         assert_eq!(joined(16, &[(40, Zeroes)]), [(40, Zeroes)]);
-        assert_eq!(joined(16, &[(10, Zeroes), (40, Zeroes)]), [(16, Data), (40, Zeroes)]);
+        assert_eq!(joined(16, &[(10, Zeroes), (40, Zeroes)]), [(40, Zeroes)]);
         assert_eq!(joined(16, &[(32, Zeroes), (48, Backing)]), [(32, Zeroes), (48, Backing)]);
         assert_eq!(joined(16, &[(24, Zeroes), (48, Backing)]), [(16, Zeroes), (32, Data), (48, Backing)]);
         assert_eq!(joined(16, &[]), []);
