@@ -199,35 +199,40 @@ impl History {
         if !self.sizes.contains(&size) {
             return Err(format!("the disk has {size} bytes, allowed are {:?}", self.sizes));
         }
-        self.compare(0, disk, |_| |_: &(RequestId, Content)| true)
+        for ((block, found), written) in (0..).zip(disk.chunks(BLOCK as usize)).zip(&self.blocks) {
+            let content = Content::of(block, found);
+            if !written.iter().any(|(_, allowed)| content.as_ref() == Ok(allowed)) {
+                return Err(format!("block {block} shows {content:?}, allowed are {written:?}"));
+            }
+        }
+        Ok(())
     }
 
-    /// Compares a part of a disk with what a reader must see while no request to it is under way: what was written
-    /// last, or what a request wrote since that failed.
+    /// What a reader of some blocks may see now: what was written last, or what a request writes that is under way or
+    /// has failed.
+    pub fn visible(&self, blocks: Range<u64>) -> Vec<Vec<Content>> {
+        let visible = |block: &Vec<(RequestId, Content)>| {
+            let last = last_of(block, &self.done);
+            let visible = block.iter().filter(|written| may_be(written, last, &self.done));
+            visible.map(|(_, content)| *content).collect()
+        };
+        self.blocks[blocks.start as usize..blocks.end as usize].iter().map(visible).collect()
+    }
+
+    /// Compares what was read with what was visible when the read began, and is now.
     ///
     /// # Errors
     /// The first difference.
-    pub fn check(&self, offset: u64, bytes: &[u8]) -> Result<(), String> {
-        self.compare(offset, bytes, |block| {
-            let last = last_of(block, &self.done);
-            move |written: &(RequestId, Content)| may_be(written, last, &self.done)
-        })
-    }
-
-    fn compare<F: Fn(&(RequestId, Content)) -> bool>(
-        &self,
-        offset: u64,
-        bytes: &[u8],
-        is_allowed: impl Fn(&[(RequestId, Content)]) -> F,
-    ) -> Result<(), String> {
-        for (block, found) in (offset / BLOCK..).zip(bytes.chunks(BLOCK as usize)) {
-            let written = &self.blocks[block as usize];
-            let is_allowed = is_allowed(written);
+    pub fn check(&self, range: &Range<u64>, bytes: &[u8], before: &[Vec<Content>]) -> Result<(), String> {
+        let now = self.visible(blocks_of(range));
+        for (((block, found), before), now) in
+            blocks_of(range).zip(bytes.chunks(BLOCK as usize)).zip(before).zip(now)
+        {
             let content = Content::of(block, found);
-            let is_right = |allowed: &Content| content.as_ref() == Ok(allowed);
-            if !written.iter().any(|written| is_right(&written.1) && is_allowed(written)) {
-                let allowed: Vec<_> = written.iter().filter(|written| is_allowed(written)).collect();
-                return Err(format!("block {block} shows {content:?}, allowed are {allowed:?}"));
+            if !before.iter().chain(&now).any(|allowed| content.as_ref() == Ok(allowed)) {
+                return Err(format!(
+                    "block {block} shows {content:?}, allowed were {before:?}, then {now:?}"
+                ));
             }
         }
         Ok(())

@@ -71,14 +71,16 @@ impl Image {
         let moments = self.record(&live);
         let mut replayed = Replayed::new(self.files.written());
         let mut history = self.history.clone();
-        let share = CUTS_OF_A_LIFE as f64 / moments.len() as f64;
+        let share = (CUTS_OF_A_LIFE as f64 / moments.len() as f64).min(1.0);
         let (mut cuts, mut left) = (0, None);
         for (number, moment) in moments.iter().enumerate() {
             replayed.advance(moment);
             if let Moment::Guest(event) = moment {
                 history.happened(event);
             }
-            if self.random.chance(share.min(1.0)) {
+            // Headers are written seldom, but everything depends on them.
+            let times = if replayed.is_header_volatile() { 3 } else { u64::from(self.random.chance(share)) };
+            for _ in 0..times {
                 let (written, survivors) = replayed.cut(&mut self.random);
                 let files = self.files.with_written(written);
                 let disk = self.look(&files, &history).unwrap_or_else(|problem| {
