@@ -1,5 +1,7 @@
-//! Inputs for the NBD server, and the client that plays them. `format/tests/nbd_inputs.rs` runs them too.
+//! Inputs for what takes something from strangers, and what plays them. `format/tests/nbd_inputs.rs` and
+//! `format/tests/image_inputs.rs` play them too.
 
 #![warn(missing_docs)]
 
+pub mod image;
 pub mod nbd;

@@ -99,7 +99,7 @@ impl<S: Storage> Image<S> {
 
     /// Decides where the first bytes of a guest's write go. What needs new clusters is registered as in
     /// flight; what overlaps an operation in flight waits for that to end.
-    pub(crate) async fn begin_write(&self, range: &Range<u64>) -> Result<WriteStep<'_, S::Payload>> {
+    pub(crate) async fn begin_write(&self, range: &Range<u64>) -> Result<WriteStep<S::Payload>> {
         self.check_writable()?;
         let step = self.step(range);
         loop {
@@ -329,9 +329,9 @@ pub(crate) enum FillStep<P> {
 }
 
 /// The first step of a guest's write.
-pub(crate) enum WriteStep<'a, P> {
+pub(crate) enum WriteStep<P> {
     /// Onto what is mapped: up to subcluster `end`, from byte `host` on, where the first subcluster begins.
-    InPlace { host: u64, end: Subcluster, using: Use<'a> },
+    InPlace { host: u64, end: Subcluster, using: Use },
     /// Onto reserved places, whose untouched rest comes from `source`.
     New { record: Rc<InFlight<P>>, reservation: Reservation, source: CopySource },
 }

@@ -109,20 +109,30 @@ impl State {
             return Ok(None);
         }
         let new_table = self.l2_table(geometry.l1_index(cluster))? == 0;
-        let behind = self.room_behind_compressed(bytes)?;
-        let needed = u64::from(behind.is_none()) + u64::from(new_table);
+        let behind = self.room_behind_compressed()?;
+        let fits = |offset: &u64| length(&geometry.host_clusters(&(*offset..offset + bytes))) == 1;
+        let within = behind.filter(fits);
+        let needed = u64::from(within.is_none()) + u64::from(new_table);
         let mut free = self.find_free(needed)?;
         if free.found < needed {
             return Ok(None);
         }
         let mut host = self.take(&mut free, needed)?;
+        // It goes on in the next cluster, if that is free.
+        let across = behind.filter(|offset| {
+            let next = geometry.host_clusters(&(*offset..offset + 1)).end;
+            within.is_none() && host.first().is_some_and(|run| run.start == next)
+        });
+        if across.is_some() {
+            take_first(&mut host);
+        }
         if new_table {
             let table = take_first(&mut host);
             self.add_table(geometry.l1_index(cluster), table);
         }
-        let offset = match behind {
+        let offset = match within.or(across) {
             Some(offset) => {
-                self.add_reference(geometry.host_clusters(&(offset..offset + bytes)).start);
+                self.add_reference(geometry.host_clusters(&(offset..offset + 1)).start);
                 offset
             }
             None => geometry.host_offset(take_first(&mut host)),
@@ -141,12 +151,11 @@ impl State {
         Ok(Some(reservation))
     }
 
-    /// Where `bytes` bytes fit into the cluster in which compressed data ended last, if they do.
-    fn room_behind_compressed(&mut self, bytes: u64) -> Result<Option<u64>, Stop> {
+    /// Where compressed data ended last, within a cluster to which one more reference can be counted.
+    fn room_behind_compressed(&mut self) -> Result<Option<u64>, Stop> {
         let Some(end) = self.compressed_end else { return Ok(None) };
-        let cluster = self.geometry.host_clusters(&(end..end + bytes));
-        let fits = length(&cluster) == 1 && self.refcount(cluster.start)? < self.geometry.width.max();
-        Ok(fits.then_some(end))
+        let cluster = self.geometry.host_clusters(&(end..end + 1)).start;
+        Ok((self.refcount(cluster)? < self.geometry.width.max()).then_some(end))
     }
 
     /// Whether the cluster of a subcluster without data has a host cluster to which others refer as well.

@@ -30,7 +30,7 @@ impl<S: Storage> Image<S> {
             let _turn = image.publishing_turn().await;
             image.switch_header(Header { size, ..image.header() }).await
         };
-        Join::spawn(&*self.runtime, task).await
+        Join::spawn(&*self.runtime, Box::pin(task)).await
     }
 
     /// Makes the L1 table large enough for a disk of `size` bytes, which does not become larger yet.
@@ -39,7 +39,7 @@ impl<S: Storage> Image<S> {
     /// As [`resize`](Self::resize).
     pub(crate) async fn prepare_resize(self: &Rc<Self>, size: u64) -> Result<()> {
         let image = self.clone();
-        Join::spawn(&*self.runtime, async move { image.grow_tables(size).await }).await
+        Join::spawn(&*self.runtime, Box::pin(async move { image.grow_tables(size).await })).await
     }
 
     async fn grow_tables(&self, size: u64) -> Result<()> {

@@ -4,6 +4,7 @@
 
 pub mod blocks;
 pub mod caches;
+pub mod cuts;
 pub mod damage;
 pub mod failing;
 pub mod guest;
