@@ -311,7 +311,7 @@ fn drop_beside_others(kind: &Kind, files: &Files, victim: &guest::Request, polls
         guest.issue(&Read(0..guest.disk.size())).await.expect(&context);
         for _ in 0..3 {
             guest
-                .issue_some(&mut random, 6)
+                .issue_some(&mut random, 8)
                 .await
                 .into_iter()
                 .for_each(|(_, outcome)| outcome.expect(&context));

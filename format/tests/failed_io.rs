@@ -68,7 +68,7 @@ impl Case {
 
             let count = faults.count();
             faults.mend();
-            guest.issue_some(&mut random, 6).await.into_iter().for_each(|(request, outcome)| {
+            guest.issue_some(&mut random, 8).await.into_iter().for_each(|(request, outcome)| {
                 outcome.unwrap_or_else(|error| panic!("{context}: {request:?} after the fault: {error}"));
             });
             guest.issue(&Request::Read(0..guest.disk.size())).await.expect("it can be read after the fault");
@@ -107,7 +107,7 @@ impl Case {
 async fn some_requests(guest: &Guest<'_, Failing>, random: &mut Random) -> u64 {
     let mut errors = 0;
     for round in 0..6 {
-        for (_, outcome) in guest.issue_some(random, 5).await {
+        for (_, outcome) in guest.issue_some(random, 7).await {
             errors += u64::from(outcome.is_err());
         }
         if guest.kind.resized && round % 2 == 1 {
