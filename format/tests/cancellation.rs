@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -10,7 +11,11 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use common::turns;
+use common::blocks::{BLOCK, History};
+use common::failing::{Failing, Fault, Faults};
+use common::kinds::{self, Backing, Files, Kind, Stores};
+use common::{Random, guest, reference, turns};
+use futures_util::future::{join, join_all};
 use vmicache_format::RawImage;
 use vmicache_format::disk::{Disk, Filling, Layer};
 use vmicache_format::qcow2::{CacheOptions, CreateOptions, Image, ImageOptions, Mode, create};
@@ -129,8 +134,8 @@ async fn issue(disk: &Disk<Slow>, request: Request) -> Option<(usize, Bytes)> {
 }
 
 /// Polls a future at most so many times, then drops it.
-async fn polled<T>(future: impl Future<Output = T> + 'static, mut polls: usize) -> Option<T> {
-    let mut future: Option<Pin<Box<dyn Future<Output = T>>>> = Some(Box::pin(future));
+async fn polled<'a, T>(future: impl Future<Output = T> + 'a, mut polls: usize) -> Option<T> {
+    let mut future: Option<Pin<Box<dyn Future<Output = T> + 'a>>> = Some(Box::pin(future));
     poll_fn(|context| {
         if polls == 0 {
             future = None;
@@ -242,5 +247,103 @@ fn every_request_dropped_at_every_poll_leaves_an_image_that_goes_on() {
             dropped += polls;
         }
     }
+    println!("{dropped} futures dropped");
+}
+
+/// What changes whole clusters, or the disk.
+fn victims(kind: &Kind) -> Vec<guest::Request> {
+    use guest::Request::*;
+    let unit = kind.cluster_size;
+    let cluster = 3 * unit..4 * unit;
+    let mut victims = vec![
+        Discard(cluster.clone()),
+        Discard(2 * unit..5 * unit),
+        Zeroes(cluster.start..cluster.start + unit / 2 / BLOCK * BLOCK + BLOCK),
+        ZeroesUnmapped(cluster.clone()),
+        Write(cluster.start + BLOCK..cluster.end + BLOCK),
+    ];
+    if kind.compresses() {
+        victims.push(Compressed(cluster));
+    }
+    if kind.resized {
+        victims.extend([Resize(kind.size / 2 / BLOCK * BLOCK), Resize(kind.largest() / BLOCK * BLOCK)]);
+    }
+    victims
+}
+
+/// Drops a request after so many polls, beside others in its cluster and in those around; `false` once it completes by
+/// then.
+fn drop_beside_others(kind: &Kind, files: &Files, victim: &guest::Request, polls: usize, seed: u64) -> bool {
+    use guest::Request::{Flush, Read, Write, Zeroes};
+    let context = format!("{kind:?}: {victim:?} dropped after {polls} polls, seed {seed}");
+    let runtime = LocalRuntime::new();
+    let faults = Faults::new(Fault::None, seed);
+    let memory = files.stores();
+    let stores = Stores {
+        image: Failing::new(memory.image.clone(), &faults),
+        data: memory.data.as_ref().map(|data| Failing::new(data.clone(), &faults)),
+        base: Failing::new(memory.base.clone(), &faults),
+    };
+    let history = RefCell::new(History::new(kind.size, kind.base_size, kind.largest()));
+    let options = ImageOptions { metadata_cache: Some(0), batch_bytes: 8192, ..ImageOptions::default() };
+    let disk = runtime.block_on(stores.open(kind, Mode::Write, options, &runtime)).unwrap();
+    let guest = guest::Guest { kind, disk, history: &history, note: &|_| {} };
+    let unit = kind.cluster_size;
+    let others = match victim {
+        guest::Request::Resize(_) => vec![],
+        _ => vec![
+            Write(4 * unit - BLOCK..4 * unit + 2 * BLOCK),
+            Zeroes(3 * unit - unit / 2 / BLOCK * BLOCK - BLOCK..3 * unit),
+            Flush,
+            Write(8 * unit..8 * unit + BLOCK),
+        ],
+    };
+    let was_dropped = runtime.block_on(async {
+        let others = join_all(others.iter().map(|other| guest.issue(other)));
+        let (outcome, others) = join(polled(guest.issue(victim), polls), others).await;
+        others.into_iter().chain(outcome.clone()).for_each(|outcome| outcome.expect(&context));
+        outcome.is_none()
+    });
+    // What was begun ends by itself.
+    runtime.run_until_idle();
+    let mut random = Random::new(polls as u64);
+    runtime.block_on(async {
+        guest.issue(&Read(0..guest.disk.size())).await.expect(&context);
+        for _ in 0..3 {
+            guest
+                .issue_some(&mut random, 8)
+                .await
+                .into_iter()
+                .for_each(|(_, outcome)| outcome.expect(&context));
+        }
+        guest.issue(&Read(0..guest.disk.size())).await.expect(&context);
+        guest.close().await.expect(&context);
+        let disk = memory.open(kind, Mode::Read, ImageOptions::default(), &runtime).await.expect(&context);
+        let read = disk.read(0, disk.size()).await.expect(&context);
+        history.borrow().check_after_cut(&read).unwrap_or_else(|problem| panic!("{context}: {problem}"));
+    });
+    assert_eq!(reference::check(&memory.image.to_vec()), Ok(0), "{context}: what is wrong, or leaks");
+    was_dropped
+}
+
+#[test]
+fn what_changes_clusters_dropped_at_every_poll_beside_others_does_no_harm() {
+    let kinds = [
+        kinds::clusters(512).over(Backing::Raw).resized(),
+        kinds::clusters(4096).version_2(),
+        kinds::clusters(4096).over(Backing::Qcow2).snapshot(),
+        kinds::clusters(16384).extended(),
+        kinds::clusters(16384).over(Backing::Raw).extended().resized(),
+        kinds::clusters(4096).data_file(true),
+    ];
+    let mut dropped = 0;
+    for (seed, kind) in (1..).zip(&kinds) {
+        let files = Files::new(kind, &mut Random::new(seed), &LocalRuntime::new());
+        for (victim, seed) in victims(kind).iter().flat_map(|victim| (1..6).map(move |seed| (victim, seed))) {
+            let drops = (0..).take_while(|polls| drop_beside_others(kind, &files, victim, *polls, seed));
+            dropped += drops.count();
+        }
+    }
+    assert!(dropped >= 400, "only {dropped} requests were in the middle of anything");
     println!("{dropped} futures dropped");
 }

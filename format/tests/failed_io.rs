@@ -63,12 +63,12 @@ impl Case {
                 return errors += 1;
             };
             let guest = Guest { kind, disk, history: &history, note: &|_| {} };
-            errors += some_requests(&guest, &mut random, &context).await;
+            errors += some_requests(&guest, &mut random).await;
             self.look_as_after_death(&memory, &history.borrow(), &context);
 
             let count = faults.count();
             faults.mend();
-            guest.issue_some(&mut random, 6).await.into_iter().for_each(|(request, outcome)| {
+            guest.issue_some(&mut random, 8).await.into_iter().for_each(|(request, outcome)| {
                 outcome.unwrap_or_else(|error| panic!("{context}: {request:?} after the fault: {error}"));
             });
             guest.issue(&Request::Read(0..guest.disk.size())).await.expect("it can be read after the fault");
@@ -83,13 +83,15 @@ impl Case {
             errors > 0 || failed.iter().all(is_silent),
             "{context}: nobody was told that {failed:?} failed"
         );
-        self.look_as_after_death(&memory, &history.borrow(), &context);
+        let leaks = self.look_as_after_death(&memory, &history.borrow(), &context);
+        assert!(leaks == 0 || !failed.is_empty(), "{context}: {leaks} clusters leaked without a fault");
         faults.count()
     }
 
-    /// What another process finds in the files now.
-    fn look_as_after_death(&self, memory: &Stores<Memory>, history: &History, context: &str) {
-        reference::check(&memory.image.to_vec()).unwrap_or_else(|problem| panic!("{context}: {problem}"));
+    /// What another process finds in the files now; returns how many clusters leaked.
+    fn look_as_after_death(&self, memory: &Stores<Memory>, history: &History, context: &str) -> u64 {
+        let checked = reference::check(&memory.image.to_vec());
+        let leaks = checked.unwrap_or_else(|problem| panic!("{context}: {problem}"));
         let runtime = LocalRuntime::new();
         let read: Result<Bytes> = runtime.block_on(async {
             let disk = memory.open(&self.kind, Mode::Read, ImageOptions::default(), &runtime).await?;
@@ -97,14 +99,15 @@ impl Case {
         });
         let read = read.unwrap_or_else(|error| panic!("{context}: reading it: {error}"));
         history.check_after_cut(&read).unwrap_or_else(|problem| panic!("{context}: {problem}"));
+        leaks
     }
 }
 
 /// Some requests, of which some may fail; returns how many do.
-async fn some_requests(guest: &Guest<'_, Failing>, random: &mut Random, context: &str) -> u64 {
+async fn some_requests(guest: &Guest<'_, Failing>, random: &mut Random) -> u64 {
     let mut errors = 0;
     for round in 0..6 {
-        for (_, outcome) in guest.issue_some(random, 5).await {
+        for (_, outcome) in guest.issue_some(random, 7).await {
             errors += u64::from(outcome.is_err());
         }
         if guest.kind.resized && round % 2 == 1 {
@@ -118,7 +121,6 @@ async fn some_requests(guest: &Guest<'_, Failing>, random: &mut Random, context:
     let read = guest.issue(&Request::Read(0..guest.disk.size())).await;
     errors += u64::from(read.is_err());
     errors += u64::from(guest.issue(&Request::Flush).await.is_err());
-    let _ = context;
     errors
 }
 

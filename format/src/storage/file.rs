@@ -7,6 +7,7 @@ use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::libc;
 use nix::unistd::{Whence, lseek};
 use smallvec::SmallVec;
+use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -51,6 +52,8 @@ mod lock_bytes {
 #[derive(Clone, Debug)]
 pub struct HostFile {
     file: Rc<File>,
+    /// The error with which a flush has failed.
+    flush_error: Rc<Cell<Option<i32>>>,
 }
 
 impl HostFile {
@@ -115,7 +118,7 @@ impl HostFile {
         if access == Access::Fill {
             lock(&file, FILLING)?;
         }
-        Ok(HostFile { file: Rc::new(file) })
+        Ok(HostFile { file: Rc::new(file), flush_error: Rc::default() })
     }
 
     /// Writes at most [`MAX_PARTS`] parts, and returns where they end.
@@ -219,7 +222,13 @@ impl Storage for HostFile {
     }
 
     async fn flush(&self) -> io::Result<()> {
-        self.file.sync_data()
+        if let Some(error) = self.flush_error.get() {
+            // The host has forgotten what it could not write: were it asked again, it would say that all is well.
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        self.file.sync_data().inspect_err(|error| {
+            self.flush_error.set(Some(error.raw_os_error().unwrap_or(libc::EIO)));
+        })
     }
 
     async fn hole(&self, range: &Range<u64>) -> io::Result<(bool, u64)> {
@@ -254,5 +263,29 @@ impl Storage for HostFile {
             Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::LocalRuntime;
+
+    #[test]
+    fn after_a_flush_that_failed_none_says_that_all_is_well() {
+        let runtime = LocalRuntime::new();
+        let file = HostFile::from_file(tempfile::tempfile().unwrap()).unwrap();
+        assert!(runtime.block_on(file.flush()).is_ok());
+        file.flush_error.set(Some(libc::ENOSPC));
+        let clone = file.clone();
+        assert_eq!(
+            runtime.block_on(clone.flush()).map_err(|error| error.raw_os_error()),
+            Err(Some(libc::ENOSPC))
+        );
+        // What cannot be flushed at all fails, and is remembered.
+        let device = OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
+        let device = HostFile::from_file(device).unwrap();
+        assert!(runtime.block_on(device.flush()).is_err());
+        assert!(device.flush_error.get().is_some());
     }
 }

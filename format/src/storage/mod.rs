@@ -128,7 +128,8 @@ pub trait Storage: 'static {
     /// Writes metadata, growing the store as needed.
     async fn write_metadata(&self, kind: MetadataKind, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
-    /// Makes every write that has completed durable.
+    /// Makes every write that has completed durable. Should that fail, a later flush makes up for it; a store that
+    /// cannot promise so much lets all later ones fail too.
     async fn flush(&self) -> io::Result<()>;
 
     /// Whether the bytes at the start of a range, which is not empty, are a hole that reads as zeroes, and

@@ -99,6 +99,8 @@ fn may_be((request, _): &(RequestId, Content), last: RequestId, done: &Done) -> 
 pub struct History {
     /// What was written to each block, from the last content on that is known to be durable, by whom.
     blocks: Vec<Vec<(RequestId, Content)>>,
+    /// All that was written to each block since nothing was under way.
+    written: Vec<Vec<(RequestId, Content)>>,
     /// What the base holds of each block.
     base: Vec<Content>,
     effects: BTreeMap<RequestId, Effect>,
@@ -120,6 +122,7 @@ impl History {
             .collect();
         History {
             blocks: base.iter().map(|content| vec![(BEFORE, *content)]).collect(),
+            written: vec![vec![]; base.len()],
             base,
             effects: BTreeMap::new(),
             done: Done::from([(BEFORE, (BEFORE, true))]),
@@ -153,7 +156,8 @@ impl History {
         match effect {
             Effect::Content(blocks, content) => {
                 let range = blocks.start as usize..blocks.end as usize;
-                self.blocks[range].iter_mut().for_each(|block| block.push((request, *content)));
+                self.blocks[range.clone()].iter_mut().for_each(|block| block.push((request, *content)));
+                self.written[range].iter_mut().for_each(|block| block.push((request, *content)));
             }
             Effect::Flush => {
                 self.flushes.insert(request, self.done.clone());
@@ -199,34 +203,43 @@ impl History {
         if !self.sizes.contains(&size) {
             return Err(format!("the disk has {size} bytes, allowed are {:?}", self.sizes));
         }
-        self.compare(0, disk, |_| |_: &(RequestId, Content)| true)
+        for ((block, found), written) in (0..).zip(disk.chunks(BLOCK as usize)).zip(&self.blocks) {
+            let content = Content::of(block, found);
+            if !written.iter().any(|(_, allowed)| content.as_ref() == Ok(allowed)) {
+                return Err(format!("block {block} shows {content:?}, allowed are {written:?}"));
+            }
+        }
+        Ok(())
     }
 
-    /// Compares a part of a disk with what a reader must see while no request to it is under way: what was written
-    /// last, or what a request wrote since that failed.
+    /// What a reader of some blocks may see now: what was written last, or what a request writes that is under way or
+    /// has failed.
+    pub fn visible(&self, blocks: Range<u64>) -> (RequestId, Vec<Vec<Content>>) {
+        let visible = |block: &Vec<(RequestId, Content)>| {
+            let last = last_of(block, &self.done);
+            let visible = block.iter().filter(|written| may_be(written, last, &self.done));
+            visible.map(|(_, content)| *content).collect()
+        };
+        let blocks = &self.blocks[blocks.start as usize..blocks.end as usize];
+        (self.last_begun, blocks.iter().map(visible).collect())
+    }
+
+    /// Compares what was read with what was visible when the read began, and what was written since.
     ///
     /// # Errors
     /// The first difference.
-    pub fn check(&self, offset: u64, bytes: &[u8]) -> Result<(), String> {
-        self.compare(offset, bytes, |block| {
-            let last = last_of(block, &self.done);
-            move |written: &(RequestId, Content)| may_be(written, last, &self.done)
-        })
-    }
-
-    fn compare<F: Fn(&(RequestId, Content)) -> bool>(
+    pub fn check(
         &self,
-        offset: u64,
+        range: &Range<u64>,
         bytes: &[u8],
-        is_allowed: impl Fn(&[(RequestId, Content)]) -> F,
+        (begin, visible): (RequestId, Vec<Vec<Content>>),
     ) -> Result<(), String> {
-        for (block, found) in (offset / BLOCK..).zip(bytes.chunks(BLOCK as usize)) {
-            let written = &self.blocks[block as usize];
-            let is_allowed = is_allowed(written);
+        for ((block, found), visible) in blocks_of(range).zip(bytes.chunks(BLOCK as usize)).zip(visible) {
+            let since = self.written[block as usize].iter().filter(|(request, _)| *request > begin);
+            let allowed: Vec<Content> =
+                visible.into_iter().chain(since.map(|(_, content)| *content)).collect();
             let content = Content::of(block, found);
-            let is_right = |allowed: &Content| content.as_ref() == Ok(allowed);
-            if !written.iter().any(|written| is_right(&written.1) && is_allowed(written)) {
-                let allowed: Vec<_> = written.iter().filter(|written| is_allowed(written)).collect();
+            if !allowed.iter().any(|allowed| content.as_ref() == Ok(allowed)) {
                 return Err(format!("block {block} shows {content:?}, allowed are {allowed:?}"));
             }
         }
@@ -237,6 +250,7 @@ impl History {
     pub fn settle(&mut self, disk: &[u8]) {
         self.sizes = vec![disk.len() as u64];
         self.effects.clear();
+        self.written.iter_mut().for_each(Vec::clear);
         self.flushes.clear();
         self.done = Done::from([(BEFORE, (BEFORE, true))]);
         for (block, found) in disk.chunks(BLOCK as usize).enumerate() {
@@ -248,16 +262,16 @@ impl History {
         self.blocks[end..].iter_mut().for_each(|block| *block = vec![(BEFORE, Content::Zero)]);
     }
 
-    /// A range of whole blocks within `size` bytes, mostly short.
-    pub fn some_blocks(random: &mut Random, size: u64, longest: u64) -> Range<u64> {
-        let blocks = size / BLOCK;
+    /// A range of whole blocks within a range of bytes, mostly short.
+    pub fn some_blocks(random: &mut Random, within: &Range<u64>, longest: u64) -> Range<u64> {
+        let within = blocks_of(within);
         let longest = match random.below(4) {
             0 => longest / BLOCK,
             1 => 64,
             _ => 12,
         };
-        let start = random.below(blocks);
-        let end = (start + 1 + random.below(longest.max(1))).min(blocks);
+        let start = random.within(within.clone());
+        let end = (start + 1 + random.below(longest.max(1))).min(within.end);
         start * BLOCK..end * BLOCK
     }
 }

@@ -62,7 +62,12 @@ impl Faults {
     }
 
     async fn some_turns(&self) {
-        let count = self.dice.borrow_mut().random_range(0..3);
+        let count = {
+            let mut dice = self.dice.borrow_mut();
+            // Seldom one takes so long that much happens meanwhile.
+            let most = if dice.random_ratio(1, 20) { 100 } else { 3 };
+            dice.random_range(0..most)
+        };
         turns(count).await;
     }
 

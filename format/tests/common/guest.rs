@@ -28,8 +28,9 @@ pub enum Request {
 use Request::*;
 
 impl Request {
-    fn random(kind: &Kind, random: &mut Random, size: u64) -> Self {
-        let range = History::some_blocks(random, size, 3 * kind.cluster_size);
+    /// On a part of a disk of `size` bytes.
+    fn random(kind: &Kind, random: &mut Random, size: u64, part: &Range<u64>) -> Self {
+        let range = History::some_blocks(random, part, 3 * kind.cluster_size);
         match random.below(20) {
             0..3 => Read(range),
             3..10 => Write(range),
@@ -124,34 +125,54 @@ impl<S: Storage<Payload = Bytes>> Guest<'_, S> {
     pub async fn issue(&self, request: &Request) -> Result<()> {
         let id = self.history.borrow_mut().next_request();
         self.happened(Event::Began(id, request.effect(self.kind, self.disk.size(), id)));
+        let visible = match request {
+            Read(range) => self.history.borrow().visible(blocks_of(range)),
+            _ => (0, vec![]),
+        };
         let outcome = request.perform(&self.disk, id).await;
         self.happened(if outcome.is_ok() { Event::Ended(id) } else { Event::Failed(id) });
         let read = outcome?;
         if let (Read(range), Some(bytes)) = (request, read) {
-            let checked = self.history.borrow().check(range.start, &bytes);
+            let checked = self.history.borrow().check(range, &bytes, visible);
             checked.unwrap_or_else(|problem| panic!("{:?}: {request:?}: {problem}", self.kind));
         }
         Ok(())
     }
 
-    /// Some requests at once, of which seldom two touch the same blocks; returns how each ended.
+    /// Some requests, several at once; returns how each ended. Mostly no two at once touch the same blocks; otherwise
+    /// all of them are in a small part of the disk.
     pub async fn issue_some(&self, random: &mut Random, most: u64) -> Vec<(Request, Result<()>)> {
-        let mut requests: Vec<Request> = Vec::new();
-        let may_overlap = random.chance(0.1);
+        let size = self.disk.size();
+        let is_crowded = random.chance(0.25);
+        let part = match is_crowded {
+            true => {
+                let start = random.below(size) / BLOCK * BLOCK;
+                start..(start + 5 * self.kind.cluster_size).min(size)
+            }
+            false => 0..size,
+        };
+        // Those of a row follow each other.
+        let mut rows: Vec<Vec<Request>> = vec![vec![]; random.within(1..5) as usize];
         for _ in 0..random.within(1..most + 1) {
-            let request = Request::random(self.kind, random, self.disk.size());
+            let request = Request::random(self.kind, random, size, &part);
+            let row = random.below(rows.len() as u64) as usize;
             let range = request.range();
-            let is_read = |request: &Request| matches!(request, Read(_));
-            let collides = |other: &Request| {
-                let overlaps = other.range().start < range.end && range.start < other.range().end;
-                overlaps && !(may_overlap && !is_read(other) && !is_read(&request))
-            };
-            if !requests.iter().any(collides) {
-                requests.push(request);
+            let overlaps =
+                |other: &Request| other.range().start < range.end && range.start < other.range().end;
+            let others = rows.iter().enumerate().filter(|(number, _)| *number != row);
+            if is_crowded || !others.flat_map(|(_, row)| row).any(overlaps) {
+                rows[row].push(request);
             }
         }
-        let outcomes = join_all(requests.iter().map(|request| self.issue(request))).await;
-        requests.into_iter().zip(outcomes).collect()
+        let outcomes = join_all(rows.into_iter().map(async |row| {
+            let mut outcomes = Vec::new();
+            for request in row {
+                let outcome = self.issue(&request).await;
+                outcomes.push((request, outcome));
+            }
+            outcomes
+        }));
+        outcomes.await.into_iter().flatten().collect()
     }
 
     /// Another size for the disk, if it is of such a kind.

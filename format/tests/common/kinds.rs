@@ -92,7 +92,8 @@ impl Kind {
     /// With a size that changes; the base is larger than the disk at first.
     pub const fn resized(self) -> Kind {
         let base_size = if self.base_size == 0 { 0 } else { self.size + self.size / 4 / BLOCK * BLOCK };
-        Kind { resized: true, base_size, ..self }
+        // Few tables are there: those that come later are new ones.
+        Kind { resized: true, base_size, full: 0.05, ..self }
     }
 
     /// The largest disk that the size changes to.
@@ -170,9 +171,9 @@ pub const DATA_FILES: [Kind; 4] = [
     clusters(16384).over(Backing::Qcow2).extended().data_file(false),
 ];
 
-/// The refcount table of the first is full soon.
+/// The refcount table of the first is nearly full: writes that a snapshot makes go elsewhere need a larger one.
 pub const GROWING: [Kind; 6] = [
-    Kind { size: 2600 << 10, full: 0.72, ..clusters(512).refcounts(64) },
+    Kind { size: 1800 << 10, full: 1.0, snapshot: true, ..clusters(512).refcounts(64) },
     clusters(512).resized(),
     clusters(512).over(Backing::Raw).resized(),
     clusters(512).over(Backing::Raw).version_2().resized(),

@@ -23,11 +23,11 @@ struct Checker<'a> {
 
 type Found<T = ()> = Result<T, String>;
 
-/// Checks an image's file.
+/// Checks an image's file; returns how many references are counted that nothing makes.
 ///
 /// # Errors
-/// What is wrong with it beyond clusters that are counted although nothing points at them.
-pub fn check(bytes: &[u8]) -> Found {
+/// What is wrong with it beyond these.
+pub fn check(bytes: &[u8]) -> Found<u64> {
     let field = |at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
     let long = |at: usize| u64::from(field(at)) << 32 | u64::from(field(at + 4));
     if bytes.len() < 512 || field(0) != 0x5146_49fb {
@@ -216,7 +216,8 @@ impl Checker<'_> {
         self.refer_to_data(offset, self.cluster_size())
     }
 
-    fn compare(&self, refcount_table: (u64, u64), order: u32) -> Found {
+    fn compare(&self, refcount_table: (u64, u64), order: u32) -> Found<u64> {
+        let mut leaks = 0;
         let blocks = self.words(refcount_table.0, refcount_table.1)?;
         let per_block = (self.cluster_size() * 8) >> order;
         let count = |cluster: u64| -> u64 {
@@ -246,6 +247,7 @@ impl Checker<'_> {
                     "cluster {cluster} ({what}) is counted {refcount} times, {references} references point at it"
                 ));
             }
+            leaks += refcount - references;
             let is_table = self.tables.get(&cluster).is_some_and(|what| *what != "L2 table");
             if is_table && *references != 1 {
                 return Err(format!("{references} references point at the table in cluster {cluster}"));
@@ -274,6 +276,6 @@ impl Checker<'_> {
                 return Err(format!("two entries point at the L2 table in cluster {cluster}"));
             }
         }
-        Ok(())
+        Ok(leaks)
     }
 }
