@@ -65,6 +65,8 @@ pub struct Setting {
     pub small_batches: bool,
     /// Guests wait for the copies that a cache keeps.
     pub in_path: bool,
+    /// A repair frees leaked clusters, and does nothing more.
+    pub only_leaks: bool,
     /// An external data file is given to images that have none, and the other way round.
     pub wrong_data_file: bool,
 }
@@ -77,6 +79,7 @@ impl Setting {
             small_cache: bit(1),
             small_batches: bit(2),
             in_path: bit(3),
+            only_leaks: bit(4),
             wrong_data_file: bit(7) && bit(6) && bit(5),
         }
     }
