@@ -4,7 +4,7 @@ use crate::commands::{cache, completions, img, quota, reproduce, run, serve, sta
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use signal_hook::consts::SIGXFSZ;
-use std::io::{Write, stderr};
+use std::env::args_os;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -37,20 +37,26 @@ enum Command {
     Warm(warm::Args),
     /// Look into cache images, verify them against their base, and empty them
     Cache(cache::Args),
-    /// Create and inspect images, in qemu-img's syntax
+    /// Create, inspect, convert, compare and resize images, in qemu-img's syntax
     Img(img::Args),
     /// Print a completion script for a shell
     Completions(completions::Args),
 }
 
-/// Parses the arguments, runs the command, and reports an error on standard error.
+/// Parses the arguments, runs the command, and reports an error on standard error. Started under the name of qemu-img,
+/// the program is `vmicache img`.
 pub fn run() -> ExitCode {
-    let Cli { command } = Cli::parse();
-    outlive_file_size_limits().and_then(|()| command.run()).unwrap_or_else(|error| {
-        // Where standard error is closed, the exit code has to tell.
-        let _ = writeln!(stderr(), "vmicache: {error:#}");
-        ExitCode::from(2)
-    })
+    let is_ready = outlive_file_size_limits();
+    if img::program::is_qemu_img() {
+        return is_ready.map_or_else(failed, |()| img::qemu_img());
+    }
+    let Cli { command } = Cli::parse_from(img::with_sizes_apart(args_os()));
+    is_ready.and_then(|()| command.run()).unwrap_or_else(failed)
+}
+
+fn failed(error: anyhow::Error) -> ExitCode {
+    img::program::complain(&error);
+    img::program::failure()
 }
 
 /// Makes a write beyond the limit on the length of files fail, as on a full disk. The signal would end the

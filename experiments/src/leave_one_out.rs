@@ -7,6 +7,7 @@
 use crate::margin::Margin;
 use crate::need::{Filled, Smallest};
 use anyhow::Context;
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_format::trace::Trace;
 use vmicache_sim::replay::{Base, Chain, Layout, Outcome};
 
@@ -36,22 +37,21 @@ impl LeftOut {
     pub fn of(
         boots: &[&Trace],
         number: usize,
-        cluster_size: u64,
+        clusters: ClusterLayout,
         base: &Base,
         margins: &[Margin],
     ) -> anyhow::Result<Vec<LeftOut>> {
         let boot = boots.get(number).context("there is no such boot")?;
         let others: Vec<&Trace> =
             boots.iter().enumerate().filter(|(other, _)| *other != number).map(|(_, boot)| *boot).collect();
-        let smallest = Smallest::of(&others, cluster_size, base)?.filled;
+        let smallest = Smallest::of(&others, clusters, base)?.filled;
         let under = |margin: &Margin| {
-            let quota = margin.above(smallest.quota, cluster_size);
+            let quota = margin.above(smallest.quota, clusters.size);
             let mut cache = match quota == smallest.quota {
                 true => smallest.cache.fork(),
                 false => {
                     let quota = Some(quota);
-                    let chain =
-                        Chain { layout: Layout::Warm, cluster_size, quota, disk_size: base.disk_size() };
+                    let chain = Chain { layout: Layout::Warm, clusters, quota, disk_size: base.disk_size() };
                     Filled::by(&others, &chain, base)?.cache
                 }
             };
@@ -79,6 +79,7 @@ mod tests {
     use vmicache_format::trace::{Op, Request};
 
     const CLUSTER: u64 = 4096;
+    const CLUSTERS: ClusterLayout = ClusterLayout::standard(CLUSTER);
 
     /// A boot that reads so many clusters from the start of the disk, and some of its own.
     fn boot(common: u64, own: u64, place: u64) -> Trace {
@@ -99,7 +100,7 @@ mod tests {
         let base = Base::new(4 << 20);
         let margins = [0, 5, 10].map(Margin::percent);
         let covered = |number| {
-            let found = LeftOut::of(&boots, number, CLUSTER, &base, &margins).unwrap();
+            let found = LeftOut::of(&boots, number, CLUSTERS, &base, &margins).unwrap();
             assert!(found.iter().zip(margins).all(|(at, margin)| at.margin == margin));
             assert!(found.iter().all(|at| at.quota == at.margin.above(at.smallest_quota, CLUSTER)));
             let new = boots[number].requests[1].length;
@@ -110,6 +111,6 @@ mod tests {
         assert_eq!(covered(0), [false, true, true]);
         assert_eq!(covered(1), [false, true, true]);
         assert_eq!(covered(2), [false, false, true]);
-        assert!(LeftOut::of(&boots, 3, CLUSTER, &base, &margins).is_err());
+        assert!(LeftOut::of(&boots, 3, CLUSTERS, &base, &margins).is_err());
     }
 }

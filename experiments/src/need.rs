@@ -1,10 +1,11 @@
 //! The smallest quota of a cache image that serves boots without the base image.
 
 use anyhow::{Context, ensure};
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_format::trace::Trace;
 use vmicache_sim::replay::{Base, Cache, Chain, Layout, Outcome};
 
-/// The quota that boots need at one cluster size.
+/// The quota that boots need with one layout of clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
     /// Length of the empty cache's file in bytes, at its smallest: no quota can be smaller.
@@ -24,8 +25,8 @@ impl Need {
     ///
     /// # Errors
     /// If a boot cannot be replayed, or reads from the base image whatever the quota.
-    pub fn of(boots: &[&Trace], cluster_size: u64, base: &Base) -> anyhow::Result<Need> {
-        let found = Smallest::of(boots, cluster_size, base)?;
+    pub fn of(boots: &[&Trace], clusters: ClusterLayout, base: &Base) -> anyhow::Result<Need> {
+        let found = Smallest::of(boots, clusters, base)?;
         let left = found.filled.left(boots)?;
         ensure!(left == 0, "{left} bytes are read from the base image although the quota was large enough");
         Ok(Need {
@@ -97,8 +98,8 @@ impl Smallest {
     ///
     /// # Errors
     /// As [`Need::of`].
-    pub fn of(boots: &[&Trace], cluster_size: u64, base: &Base) -> anyhow::Result<Smallest> {
-        let search = Search::new(boots, cluster_size, base)?;
+    pub fn of(boots: &[&Trace], clusters: ClusterLayout, base: &Base) -> anyhow::Result<Smallest> {
+        let search = Search::new(boots, clusters, base)?;
         let (mut enough, mut filled) = search.enough()?;
         let mut below = None;
         let mut too_little = 0;
@@ -130,31 +131,35 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(boots: &'a [&'a Trace], cluster_size: u64, base: &'a Base) -> anyhow::Result<Search<'a>> {
-        let chain = Chain { layout: Layout::Warm, cluster_size, quota: None, disk_size: base.disk_size() };
-        let empty_bytes = empty_cache_bytes(cluster_size, chain.disk_size)?;
+    fn new(boots: &'a [&'a Trace], clusters: ClusterLayout, base: &'a Base) -> anyhow::Result<Search<'a>> {
+        let chain = Chain { layout: Layout::Warm, clusters, quota: None, disk_size: base.disk_size() };
+        let empty_bytes = empty_cache_bytes(clusters, chain.disk_size)?;
         Ok(Search { boots, base, chain, empty_bytes, everything: Filled::by(boots, &chain, base)? })
     }
 
     /// A quota is the empty image at its smallest and so many clusters.
-    fn quota(&self, clusters: u64) -> u64 {
-        self.empty_bytes + clusters * self.chain.cluster_size
+    fn quota(&self, count: u64) -> u64 {
+        self.empty_bytes + count * self.chain.clusters.size
     }
 
-    fn clusters(&self, bytes: u64) -> u64 {
-        bytes.saturating_sub(self.empty_bytes).div_ceil(self.chain.cluster_size)
+    /// How many clusters beyond the empty image these bytes are.
+    fn count(&self, bytes: u64) -> u64 {
+        bytes.saturating_sub(self.empty_bytes).div_ceil(self.chain.clusters.size)
     }
 
     /// A cache that may take so many clusters beyond the empty image, filled by the boots.
-    fn at(&self, clusters: u64) -> anyhow::Result<Filled> {
-        let chain = Chain { quota: Some(self.quota(clusters)), ..self.chain };
+    fn at(&self, count: u64) -> anyhow::Result<Filled> {
+        let chain = Chain { quota: Some(self.quota(count)), ..self.chain };
         Filled::by(self.boots, &chain, self.base)
     }
 
     /// Whether the boots read nothing from the base under this cache.
     fn is_enough(&self, filled: &Filled) -> anyhow::Result<bool> {
-        // What a cache keeps without a limit is all that the boots can find in any.
-        if filled.outcome.cache_data_bytes == self.everything.outcome.cache_data_bytes {
+        // What a cache keeps without a limit is all that the boots can find in any. As many clusters may hold fewer
+        // subclusters, though.
+        if !self.chain.clusters.extended_l2
+            && filled.outcome.cache_data_bytes == self.everything.outcome.cache_data_bytes
+        {
             return Ok(true);
         }
         // What there was no room for came last.
@@ -168,7 +173,7 @@ impl<'a> Search<'a> {
 
     /// A number of clusters that is enough and all but certain to be the smallest, with its cache.
     fn enough(&self) -> anyhow::Result<(u64, Filled)> {
-        let mut enough = self.clusters(self.file_bytes_expected()?);
+        let mut enough = self.count(self.file_bytes_expected()?);
         let mut filled = self.at(enough)?;
         if !self.is_enough(&filled)? {
             let always = self.everything.left(self.boots)?;
@@ -178,12 +183,12 @@ impl<'a> Search<'a> {
             );
         }
         while !self.is_enough(&filled)? {
-            enough = self.clusters(self.everything.outcome.cache_file_bytes).max(enough * 9 / 8 + 1);
+            enough = self.count(self.everything.outcome.cache_file_bytes).max(enough * 9 / 8 + 1);
             filled = self.at(enough)?;
         }
         // Its file may have stayed below the quota.
-        while self.clusters(filled.outcome.cache_file_bytes) < enough {
-            let shorter = self.clusters(filled.outcome.cache_file_bytes);
+        while self.count(filled.outcome.cache_file_bytes) < enough {
+            let shorter = self.count(filled.outcome.cache_file_bytes);
             let tried = self.at(shorter)?;
             if !self.is_enough(&tried)? {
                 break;
@@ -196,12 +201,12 @@ impl<'a> Search<'a> {
     /// The length in bytes of the file that keeps everything, under a quota of just that length: of the one that was
     /// filled without a limit, only the tables that are made for the whole disk are larger.
     fn file_bytes_expected(&self) -> anyhow::Result<u64> {
-        let Chain { cluster_size, disk_size, .. } = self.chain;
+        let Chain { clusters, disk_size, .. } = self.chain;
         let everything = self.everything.outcome.cache_file_bytes;
-        let beyond_empty = everything.saturating_sub(empty_bytes_at(cluster_size, disk_size, None)?);
+        let beyond_empty = everything.saturating_sub(empty_bytes_at(clusters, disk_size, None)?);
         let mut expected = everything;
         loop {
-            let shorter = empty_bytes_at(cluster_size, disk_size, Some(expected))? + beyond_empty;
+            let shorter = empty_bytes_at(clusters, disk_size, Some(expected))? + beyond_empty;
             if shorter >= expected {
                 return Ok(expected);
             }
@@ -215,10 +220,10 @@ impl<'a> Search<'a> {
 ///
 /// # Errors
 /// If there can be no such image.
-pub fn empty_cache_bytes(cluster_size: u64, disk_size: u64) -> anyhow::Result<u64> {
-    let mut bytes = empty_bytes_at(cluster_size, disk_size, None)?;
+pub fn empty_cache_bytes(clusters: ClusterLayout, disk_size: u64) -> anyhow::Result<u64> {
+    let mut bytes = empty_bytes_at(clusters, disk_size, None)?;
     loop {
-        let smaller = empty_bytes_at(cluster_size, disk_size, Some(bytes))?;
+        let smaller = empty_bytes_at(clusters, disk_size, Some(bytes))?;
         if smaller >= bytes {
             return Ok(bytes);
         }
@@ -227,8 +232,8 @@ pub fn empty_cache_bytes(cluster_size: u64, disk_size: u64) -> anyhow::Result<u6
 }
 
 /// Length in bytes of the file of an empty cache image with this quota.
-fn empty_bytes_at(cluster_size: u64, disk_size: u64, quota: Option<u64>) -> anyhow::Result<u64> {
-    Ok(Cache::new(&Chain { layout: Layout::Cold, cluster_size, quota, disk_size })?.contents().bytes())
+fn empty_bytes_at(clusters: ClusterLayout, disk_size: u64, quota: Option<u64>) -> anyhow::Result<u64> {
+    Ok(Cache::new(&Chain { layout: Layout::Cold, clusters, quota, disk_size })?.contents().bytes())
 }
 
 #[cfg(test)]
@@ -253,16 +258,17 @@ mod tests {
     fn the_quota_found_serves_and_one_cluster_less_does_not() {
         let boots = [reads(&[(0, 70_000), (1 << 20, 4096)]), reads(&[(1 << 20, 8192), (9 << 20, 512)])];
         let boots: Vec<&Trace> = boots.iter().collect();
-        for cluster_size in [512, 4096, 65_536] {
+        let standard = [512, 4096, 65_536].map(ClusterLayout::standard);
+        let extended = [16_384, 65_536, 2 << 20].map(ClusterLayout::extended);
+        for clusters in standard.into_iter().chain(extended) {
             let base = Base::new(16 << 20);
-            let need = Need::of(&boots, cluster_size, &base).unwrap();
+            let need = Need::of(&boots, clusters, &base).unwrap();
             let left = |quota| {
-                let chain =
-                    Chain { layout: Layout::Warm, cluster_size, quota: Some(quota), disk_size: 16 << 20 };
+                let chain = Chain { layout: Layout::Warm, clusters, quota: Some(quota), disk_size: 16 << 20 };
                 Filled::by(&boots, &chain, &base).unwrap().again(&boots).unwrap().iter().sum::<u64>()
             };
             assert_eq!(left(need.quota), 0);
-            let below = left(need.quota - cluster_size);
+            let below = left(need.quota - clusters.size);
             assert!(below > 0);
             assert_eq!(need.base_bytes_below, Some(below));
             assert!(need.quota >= need.empty_bytes + need.cache.cache_data_bytes);
@@ -271,7 +277,8 @@ mod tests {
 
     #[test]
     fn boots_that_read_nothing_need_no_more_than_the_empty_image() {
-        let need = Need::of(&[&Trace::default()], 4096, &Base::new(16 << 20)).unwrap();
+        let need =
+            Need::of(&[&Trace::default()], ClusterLayout::standard(4096), &Base::new(16 << 20)).unwrap();
         assert_eq!((need.quota, need.base_bytes_below), (need.empty_bytes, None));
     }
 
@@ -282,7 +289,8 @@ mod tests {
         let boots: Vec<&Trace> = boots.iter().collect();
         let holes = Holes::new([65_536..2 << 20, (2 << 20) + 4096..16 << 20]);
         for (cluster_size, data) in [(512, 65_536 + 4096), (4096, 65_536 + 4096), (65_536, 2 * 65_536)] {
-            let need = |holes| Need::of(&boots, cluster_size, &Base::with_holes(16 << 20, holes)).unwrap();
+            let clusters = ClusterLayout::standard(cluster_size);
+            let need = |holes| Need::of(&boots, clusters, &Base::with_holes(16 << 20, holes)).unwrap();
             let (sparse, full) = (need(holes.clone()), need(Holes::default()));
             assert_eq!(sparse.cache.cache_data_bytes, data);
             assert_eq!(full.cache.cache_data_bytes, (2 << 20) + 65_536);
@@ -296,7 +304,37 @@ mod tests {
     fn a_quota_need_not_hold_what_is_copied_beside_a_hole() {
         let boot = reads(&[(8192, 4096)]);
         let base = Base::with_holes(16 << 20, Holes::new(std::iter::once(4096..16 << 20)));
-        let need = Need::of(&[&boot], 65_536, &base).unwrap();
+        let need = Need::of(&[&boot], ClusterLayout::standard(65_536), &base).unwrap();
         assert_eq!((need.quota, need.cache.cache_data_bytes), (need.empty_bytes, 0));
+    }
+
+    /// Header, refcount table, refcount block and L1 table are a cluster each. Entries of 16 bytes: an L2 table maps
+    /// 4096 clusters of 64 KiB, which are 256 MiB. A host cluster is taken for the first subcluster in it.
+    #[test]
+    fn subclusters_need_whole_clusters_and_twice_the_l2_tables() {
+        let (cluster, subcluster, table) = (65_536, 2048, 256 << 20);
+        let places = [(0, 512), (30 * subcluster, 512), (3 * cluster - 512, 1024), (2 * table - 512, 512)];
+        let base = Base::new(1 << 30);
+        let need = Need::of(&[&reads(&places)], ClusterLayout::extended(cluster), &base).unwrap();
+        let (data, tables) = (4, 2);
+        assert_eq!((need.empty_bytes, need.quota), (4 * cluster, (4 + data + tables) * cluster));
+        assert_eq!(need.cache.cache_bytes_in_use, need.quota);
+        assert_eq!(need.cache.cache_data_bytes, data * cluster);
+        // The last read needs a table and a cluster: with one cluster less it stays with the base, as it is.
+        assert_eq!(need.base_bytes_below, Some(512));
+        let filled = Filled::by(
+            &[&reads(&places)],
+            &Chain {
+                layout: Layout::Warm,
+                clusters: ClusterLayout::extended(cluster),
+                quota: Some(need.quota),
+                disk_size: 1 << 30,
+            },
+            &base,
+        );
+        assert_eq!(filled.unwrap().base_bytes, [5 * subcluster]);
+        // The same without subclusters: half the tables, and all of every cluster is read.
+        let need = Need::of(&[&reads(&places)], ClusterLayout::standard(cluster), &base).unwrap();
+        assert_eq!(need.quota, (4 + data + 1) * cluster);
     }
 }

@@ -1,6 +1,7 @@
 //! Sizes as qemu-img takes them: `512`, `64K`, `1.5G`.
 
 use thiserror::Error;
+use vmicache_format::qcow2::ClusterLayout;
 
 /// The largest file an operating system can address.
 const MOST: u64 = i64::MAX as u64;
@@ -30,6 +31,9 @@ pub enum SizeError {
     /// Not a cluster size of the format.
     #[error("not a cluster size; a power of two from 512 to 2M would be")]
     Cluster,
+    /// Not a cluster size that extended L2 entries go with.
+    #[error("extended L2 entries need clusters of 16K to 2M, which 32 subclusters each are made of")]
+    ExtendedL2,
     /// Zero, where at least one byte is needed.
     #[error("a size of at least 1 would be right")]
     Zero,
@@ -94,6 +98,30 @@ pub fn parse_cluster_size(text: &str) -> Result<u64, SizeError> {
     } else {
         Err(SizeError::Cluster)
     }
+}
+
+/// What follows a cluster size to say that its L2 entries are extended.
+const EXTENDED_L2: &str = "+extended-l2";
+
+/// A layout of clusters: a cluster size, such as `64K`, or with extended L2 entries `64K+extended-l2`.
+///
+/// # Errors
+/// If `text` is not such a size, or one that extended L2 entries do not go with.
+pub fn parse_clusters(text: &str) -> Result<ClusterLayout, SizeError> {
+    let (size, extended_l2) = match text.trim_end().strip_suffix(EXTENDED_L2) {
+        Some(size) => (size, true),
+        None => (text, false),
+    };
+    cluster_layout(parse_cluster_size(size)?, extended_l2)
+}
+
+/// Clusters of this size, with extended L2 entries or without.
+///
+/// # Errors
+/// If extended L2 entries do not go with the size.
+pub fn cluster_layout(size: u64, extended_l2: bool) -> Result<ClusterLayout, SizeError> {
+    let layout = ClusterLayout { size, extended_l2 };
+    if extended_l2 && !layout.is_allowed() { Err(SizeError::ExtendedL2) } else { Ok(layout) }
 }
 
 /// The size of a disk: whole sectors of 512 bytes, at least one.
@@ -170,6 +198,16 @@ mod tests {
         assert_eq!(parse_cluster_size("2M"), Ok(2 << 20));
         for text in ["0", "256", "1000", "4M"] {
             assert_eq!(parse_cluster_size(text), Err(SizeError::Cluster), "{text}");
+        }
+        let (standard, extended) = (ClusterLayout::standard(65_536), ClusterLayout::extended(65_536));
+        assert_eq!([parse_clusters("64K"), parse_clusters("64K+extended-l2")], [Ok(standard), Ok(extended)]);
+        for (text, error) in [
+            ("8K+extended-l2", SizeError::ExtendedL2),
+            ("4M+extended-l2", SizeError::Cluster),
+            ("64K+extended", SizeError::Malformed),
+            ("+extended-l2", SizeError::Malformed),
+        ] {
+            assert_eq!(parse_clusters(text), Err(error), "{text}");
         }
         assert_eq!(parse_disk_size("1K"), Ok(1024));
         assert_eq!(parse_disk_size("1000"), Err(SizeError::Sectors));

@@ -144,7 +144,10 @@ fn a_missing_base_is_named() {
     assert_says(&folder.refused(&[&CACHE[..], &["cache_img_quota=20M"]].concat()), &parts);
     for format in [&[][..], &["-F", "raw"]] {
         let create = ["create", "-f", "qcow2", "-b", "base.raw", "new", "1M"];
-        assert_says(&folder.refused(&[&create, format].concat()), &["new: ", "base.raw: No such file"]);
+        assert_says(
+            &folder.refused(&[&create, format].concat()),
+            &["new: ", "Could not open 'base.raw': No such file"],
+        );
     }
 }
 
@@ -171,7 +174,8 @@ fn another_version_of_the_base_is_refused() {
     let folder = cached_by_version();
     let stated = |version: &str| {
         let identity = IdentityCheck::Version(version.to_owned());
-        open(&folder.path("cache"), &ChainOptions { identity, ..ChainOptions::default() })
+        let named_files = NamedFiles::Allow;
+        open(&folder.path("cache"), &ChainOptions { identity, named_files, ..ChainOptions::default() })
     };
     assert!(stated("12.1").is_none());
     assert_says(&stated("12.2").unwrap(), &["cache: ", "another base", "\"12.1\"", "\"12.2\""]);
@@ -273,12 +277,28 @@ fn options_that_cannot_be_are_refused() {
             &["-f", "qcow2", "-o", "quota=1M", "x", "1M"][..],
             &["x: -o quota=1M", "known are backing_file"][..],
         ),
-        (&["-f", "qcow2", "-o", "preallocation=full", "x", "1M"], &["x: ", "preallocation is not supported"]),
-        (&["-f", "qcow2", "-o", "lazy_refcounts=on", "x", "1M"], &["lazy_refcounts is not supported"]),
-        (&["-f", "qcow2", "-o", "refcount_bits=8", "x", "1M"], &["refcount_bits is not supported"]),
-        (&["-f", "qcow2", "-o", "extended_l2=on", "x", "1M"], &["extended_l2 is not supported"]),
-        (&["-f", "qcow2", "-o", "data_file=y", "x", "1M"], &["data_file is not supported"]),
-        (&["-f", "qcow2", "-o", "compression_type=zstd", "x", "1M"], &["compression_type is not supported"]),
+        (&["-f", "qcow2", "-o", "preallocation=some", "x", "1M"], &["x: ", "preallocation mode 'some'"]),
+        (
+            &["-f", "raw", "-o", "preallocation=metadata", "x", "1M"],
+            &["x: ", "preallocation mode 'metadata'"],
+        ),
+        (
+            &["-f", "qcow2", "-o", "preallocation=full", "-b", "base.raw", "x"],
+            &["x: Backing file and preallocation"],
+        ),
+        (
+            &["-f", "qcow2", "-o", "lazy_refcounts=on,compat=v2", "x", "1M"],
+            &["x: lazy refcounts", "version 2"],
+        ),
+        (&["-f", "qcow2", "-o", "refcount_bits=3", "x", "1M"], &["-o refcount_bits=3", "a power of two"]),
+        (
+            &["-f", "qcow2", "-o", "extended_l2=on,cluster_size=8k", "x", "1M"],
+            &["x: extended L2 entries", "16384"],
+        ),
+        (&["-f", "qcow2", "-o", "data_file=x", "x", "1M"], &["x: the external data file would be the image"]),
+        (&["-f", "qcow2", "-o", "data_file=no/where", "x", "1M"], &["external data file \"no/where\""]),
+        (&["-f", "qcow2", "-o", "data_file_raw=on", "x", "1M"], &["data_file_raw requires data_file"]),
+        (&["-f", "qcow2", "-o", "compression_type=lzma", "x", "1M"], &["zlib and zstd"]),
         (&["-f", "qcow2", "-o", "encryption=on", "x", "1M"], &["encryption is not supported"]),
         (&["-f", "qcow2", "-o", "encrypt.format=luks", "x", "1M"], &["encryption is not supported"]),
         (&["-f", "qcow2", "-o", "cluster_size=1000", "x", "1M"], &["-o cluster_size=1000", "from 512 to 2M"]),

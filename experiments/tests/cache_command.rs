@@ -94,6 +94,47 @@ fn a_warm_cache_holds_what_the_boots_read_and_stock_tools_take_it_for_whole() {
     assert!(!output.contains("verification failed"), "{output}");
 }
 
+/// The boots read 4 KiB where clusters have 64: a cache with subclusters copies those, and takes room for the cluster.
+#[test]
+fn a_cache_with_subclusters_copies_what_was_read_and_takes_room_by_clusters() {
+    let folder = folder();
+    let made = warm(&folder, &["--quota", "4M", "--cluster-size", "128K", "--extended-l2"]);
+    assert_eq!((&made["cluster_size"], &made["extended_l2"]), (&json!(131_072), &json!(true)));
+    assert_eq!((&made["cached_bytes"], &made["complete"]), (&json!(FIRST + SECOND), &json!(true)));
+    assert_eq!(made["cache_data_bytes"], 4 * 131_072);
+    folder.qemu_img(&["check", "cache.qcow2"]);
+    folder.qemu_img(&["compare", "-f", "qcow2", "-F", "raw", "cache.qcow2", "base.raw"]);
+    assert_eq!(report(&folder, &["cache", "verify", "cache.qcow2"], 0)["compared_bytes"], FIRST + SECOND);
+
+    let text = String::from_utf8(run(&folder, &["cache", "info", "cache.qcow2"], 0).stdout).unwrap();
+    assert_says(&text, &["cache image with clusters of 128 KiB with subclusters of 4 KiB"]);
+    let before = report(&folder, &["cache", "info", "cache.qcow2"], 0);
+    let dropped = report(&folder, &["cache", "drop", "cache.qcow2"], 0);
+    assert_eq!((&dropped["cluster_size"], &dropped["extended_l2"]), (&json!(131_072), &json!(true)));
+    let after = report(&folder, &["cache", "info", "cache.qcow2"], 0);
+    for kept in ["quota", "cluster_size", "extended_l2", "base_identity"] {
+        assert_eq!(after[kept], before[kept], "{kept}");
+    }
+    // It is filled again with the option or without it.
+    assert_eq!(warm(&folder, &["--extended-l2"])["made"], false);
+    assert_eq!(warm(&folder, &[])["extended_l2"], true);
+}
+
+#[test]
+fn extended_l2_is_asked_of_caches_that_can_have_it() {
+    let folder = folder();
+    let asked = |options: &[&str]| {
+        let quota = ["first.csv", "--quota", "4M", "--extended-l2"];
+        refused(&folder, &[&WARM[..], &quota, options].concat())
+    };
+    assert_says(&asked(&["--cluster-size", "8K"]), &["--extended-l2", "8192", "16K to 2M"]);
+    let args = [&WARM[..], &["first.csv", "--quota", "4M"]].concat();
+    assert_eq!(report(&folder, &[&args[..], &["--extended-l2"]].concat(), 0)["cluster_size"], 65_536);
+    fs::remove_file(folder.path("cache.qcow2")).unwrap();
+    report(&folder, &[&args[..], &["--cluster-size", "64K"]].concat(), 0);
+    assert_says(&asked(&[]), &["cache.qcow2 exists, without extended L2 entries"]);
+}
+
 #[test]
 fn an_existing_cache_is_filled_further() {
     let folder = folder();

@@ -88,6 +88,17 @@ fn what_was_made_is_said_as_qemu_img_says_it() {
         &["-f", "qcow2", "-u", "-b", "missing", "-F", "qcow2", "x", "1.5M"],
         &["x", "1000"],
         &["-f", "raw", "-o", "size=1G", "x"],
+        &["-f", "raw", "-o", "preallocation=falloc", "x", "1M"],
+        &["-f", "qcow2", "-o", "preallocation=metadata,extended_l2=on", "x", "1M"],
+        &[
+            "-f",
+            "qcow2",
+            "-o",
+            "data_file=x,,data,data_file_raw=on,lazy_refcounts=on,refcount_bits=64",
+            "x",
+            "1M",
+        ],
+        &["-f", "qcow2", "-o", "compression_type=zstd,compat=v3,preallocation=off", "x", "1M"],
     ] {
         let args = [&["create"], args].concat();
         let stock = folder.qemu_img(&args);
@@ -285,7 +296,7 @@ fn help_lists_options_and_examples() {
         let text = folder.run(&["create", "-f", "qcow2", "-o", ask]);
         assert_says(&text, &["cache_img_quota=SIZE", "backing_fmt=FMT", "base_version=TEXT"]);
     }
-    assert_eq!(folder.run(&["create", "-o", "help"]).lines().count(), 2);
+    assert_eq!(folder.run(&["create", "-o", "help"]).lines().count(), 3);
     for command in [&["--help"][..], &["create", "--help"], &["info", "--help"]] {
         assert_says(&folder.run(command), &["Examples:\n  vmicache img "]);
     }

@@ -25,10 +25,11 @@ fn advice(options: &[&str], traces: &[PathBuf]) -> Value {
 }
 
 /// Bytes that the boot reads from the base under a cache that it has filled at that quota.
-fn read_again(trace: &Path, cluster_size: &Value, quota: u64) -> u64 {
+fn read_again(trace: &Path, at: &Value, quota: u64) -> u64 {
     let mut command = vmicache();
     command.args(["trace", "replay", "--layout", "warm", "--json"]).arg(trace);
-    command.args(["--cluster-size", &cluster_size.to_string(), "--quota", &quota.to_string()]);
+    command.args(["--cluster-size", &at["cluster_size"].to_string(), "--quota", &quota.to_string()]);
+    command.args((at["extended_l2"] == true).then_some("--extended-l2"));
     let output = command.output().unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     report["base_bytes_read"].as_u64().unwrap()
@@ -36,18 +37,44 @@ fn read_again(trace: &Path, cluster_size: &Value, quota: u64) -> u64 {
 
 #[test]
 fn the_quota_found_is_the_smallest() {
-    let advice = advice(&["--cluster-size", "4K,64K"], &[boot(1)]);
-    for at in advice["cluster_sizes"].as_array().unwrap() {
+    let sizes = "4K,64K,16K+extended-l2,64K+extended-l2,2M+extended-l2";
+    let advice = advice(&["--cluster-size", sizes], &[boot(1)]);
+    let all = advice["cluster_sizes"].as_array().unwrap();
+    let layouts: Vec<(u64, bool)> = all
+        .iter()
+        .map(|at| (at["cluster_size"].as_u64().unwrap(), at["extended_l2"].as_bool().unwrap()))
+        .collect();
+    assert_eq!(
+        layouts,
+        [(4096, false), (16_384, true), (65_536, false), (65_536, true), (2 << 20, true)],
+        "the smallest clusters come first"
+    );
+    for at in all {
         let smallest = at["smallest_quota"].as_u64().unwrap();
         let cluster_size = &at["cluster_size"];
-        assert_eq!(read_again(&boot(1), cluster_size, smallest), 0);
-        let below = read_again(&boot(1), cluster_size, smallest - cluster_size.as_u64().unwrap());
+        assert_eq!(read_again(&boot(1), at, smallest), 0);
+        let below = read_again(&boot(1), at, smallest - cluster_size.as_u64().unwrap());
         assert!(below > 0);
         assert_eq!(at["base_bytes_read_one_cluster_less"], below);
         assert_eq!(at["proof_base_bytes_read"], serde_json::json!([0]));
         assert!(at["cache_file_bytes"].as_u64().unwrap() <= smallest);
         assert_eq!(at["another_boot_base_bytes_read"], Value::Null);
     }
+}
+
+/// Subclusters make a cache copy less, and its quota counts clusters as whole as ever.
+#[test]
+fn extended_l2_is_said_of_all_sizes_at_once() {
+    let advice = advice(&["--extended-l2"], &[boot(1)]);
+    let [small, large] = advice["cluster_sizes"].as_array().unwrap().as_slice() else { panic!("{advice}") };
+    assert_eq!((&small["cluster_size"], &large["cluster_size"]), (&65_536.into(), &131_072.into()));
+    assert_eq!((&small["extended_l2"], &advice["recommended"]["extended_l2"]), (&true.into(), &true.into()));
+    let output = quota(&["--extended-l2", "--cluster-size", "64K"], &[boot(1)]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.lines().next().unwrap().contains("clusters of 64 KiB with subclusters of 2 KiB; the boot"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -115,11 +142,14 @@ fn bad_input_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("boot.csv");
     fs::write(&path, "start_us,end_us,op,offset,length\n0,1,read,0,512\n9,8,read,0,512\n").unwrap();
-    let cases: [(&[&str], &Path, &str); 6] = [
+    let cases: [(&[&str], &Path, &str); 9] = [
         (&[], &path, "boot.csv, line 3, column end_us"),
         (&["--check", "many"], &boot(1), "not a size"),
         (&["--check", "-1M"], &boot(1), "negative"),
         (&["--cluster-size", "512,700"], &boot(1), "power of two from 512"),
+        (&["--cluster-size", "8K+extended-l2"], &boot(1), "extended L2 entries need clusters of 16K to 2M"),
+        (&["--cluster-size", "64K+extended"], &boot(1), "not a size"),
+        (&["--extended-l2", "--cluster-size", "64K,4K"], &boot(1), "--extended-l2 with --cluster-size 4096"),
         (&["--disk-size", "1G"], &boot(1), "debian-12-extlinux-1.csv.gz: request"),
         (&[], Path::new("no/such/boot"), "no/such/boot"),
     ];

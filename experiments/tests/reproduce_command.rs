@@ -92,14 +92,14 @@ fn column<'t>(table: &'t str, name: &str) -> Vec<&'t str> {
 }
 
 #[test]
-fn each_boot_is_left_out_once_at_every_cluster_size_and_margin() {
+fn each_boot_is_left_out_once_with_every_layout_of_clusters_and_margin() {
     let out = tempdir().unwrap();
     reproduce(out.path(), &["--quick", "--only", "T2"]);
     let table = fs::read_to_string(out.path().join("T2-left-out.csv")).unwrap();
     let margins = column(&table, "margin");
     let guests: BTreeSet<&str> = column(&table, "guest").into_iter().collect();
-    // Three boots and cluster sizes, two margins.
-    assert_eq!(margins.len(), guests.len() * 18);
+    // Three boots, five layouts of clusters, two margins.
+    assert_eq!(margins.len(), guests.len() * 30);
     let number = |text: &str| text.parse::<f64>().unwrap();
     let smallest = column(&table, "smallest_quota_bytes");
     let sizes = column(&table, "cluster_size_bytes");
@@ -113,6 +113,56 @@ fn each_boot_is_left_out_once_at_every_cluster_size_and_margin() {
     }
     let report = fs::read_to_string(out.path().join("report.html")).unwrap();
     assert!(report.contains("Recommended by the other boots") && report.contains("no evidence about other"));
+}
+
+/// What a plain overlay reads is the line that filling a cache must stay below to cost nothing.
+#[test]
+fn filling_caches_with_subclusters_draws_less_than_plain_overlays_in_every_boot() {
+    let out = tempdir().unwrap();
+    reproduce(out.path(), &["--quick", "--only", "T2,F4"]);
+    let table = fs::read_to_string(out.path().join("F4.csv")).unwrap();
+    let columns = ["boot", "layout", "cluster_size_bytes", "extended_l2", "quota_bytes", "base_bytes_read"];
+    let columns = columns.map(|name| column(&table, name));
+    let row = |row: usize| columns.each_ref().map(|column| column[row]);
+    let number = |text: &str| text.parse::<u64>().unwrap();
+    // By boot: the plain overlay, and for each layout of clusters what is read at the largest quota.
+    let mut plain = BTreeMap::new();
+    let mut cold: BTreeMap<_, (u64, u64)> = BTreeMap::new();
+    for [boot, layout, size, extended, quota, read] in (0..columns[0].len()).map(row) {
+        match layout {
+            "plain" => drop(plain.insert(boot, number(read))),
+            "cold" => {
+                let largest = cold.entry((boot, size, extended)).or_default();
+                *largest = (number(quota), number(read)).max(*largest);
+            }
+            _ => {}
+        }
+    }
+    let guests: BTreeSet<&str> = column(&table, "guest").into_iter().collect();
+    assert_eq!((plain.len(), cold.len()), (3 * guests.len(), 15 * guests.len()));
+    for ((boot, size, extended), (_, read)) in &cold {
+        let draws_less = *read < plain[boot];
+        assert_eq!(
+            draws_less,
+            (*size, *extended) != ("65536", "0"),
+            "{boot}, {size}, extended L2 {extended}"
+        );
+    }
+    let report = fs::read_to_string(out.path().join("report.html")).unwrap();
+    let said = "Every boot draws less than its plain overlay with such clusters of 64 KiB, 128 KiB.";
+    assert_eq!(report.matches(said).count(), guests.len());
+    assert!(report.contains("Their quota counts whole clusters"));
+
+    // Room is taken by whole clusters: with subclusters no less of it than without.
+    let needs = fs::read_to_string(out.path().join("T2.csv")).unwrap();
+    let columns = ["filled_by_sha256", "cluster_size_bytes", "extended_l2", "cache_data_bytes"];
+    let columns = columns.map(|name| column(&needs, name));
+    let of = |kind: &str| -> BTreeMap<&str, u64> {
+        let rows = (0..columns[0].len()).map(|row| columns.each_ref().map(|column| column[row]));
+        let of_kind = rows.filter(|[_, size, extended, _]| (*size, *extended) == ("65536", kind));
+        of_kind.map(|[boots, _, _, data]| (boots, number(data))).collect()
+    };
+    assert!(!of("1").is_empty() && of("0") == of("1"), "{:?} and {:?}", of("0"), of("1"));
 }
 
 #[test]

@@ -131,6 +131,21 @@ fn what_cannot_be_together_is_refused() {
             &["storm.toml:6: deployment.cluster_size = 1000", "a power of two from 512 to 2M"],
         ),
         (
+            cached("kind = \"compute-disk-cache\"\nstate = \"cold\"\nextended_l2 = true"),
+            &["storm.toml:6: deployment.extended_l2 = true", "cluster_size is 512 B", "from 16K to 2M"],
+        ),
+        (
+            cached(
+                "kind = \"compute-disk-cache\"\nstate = \"cold\"\ncluster_size = \"8K\"\nextended_l2 = true",
+            ),
+            &["storm.toml:7: deployment.extended_l2 = true", "cluster_size is 8 KiB", "from 16K to 2M"],
+        ),
+        (
+            cached("kind = \"compute-disk-cache\"\nstate = \"cold\"\nextended_l2 = \"yes\""),
+            &["storm.toml:6: deployment.extended_l2 = \"yes\"", "true or false"],
+        ),
+        (with("deployment.extended_l2 = true"), &["storm.toml:4: deployment.extended_l2 = true", "no cache"]),
+        (
             cached("kind = \"compute-disk-cache\"\nstate = \"cold\"\nquota = \"1X\""),
             &["storm.toml:6: deployment.quota = \"1X\"", "not a size"],
         ),

@@ -80,6 +80,23 @@ fn the_summary_has_means_and_paired_differences_to_the_first_deployment() {
     assert!(!folder.read("plain/summary.csv").contains("difference"));
 }
 
+/// Boots that read 4 KiB at places 64 KiB apart: whole clusters take sixteen times that from the base.
+#[test]
+fn extended_l2_can_be_an_axis() {
+    let folder = Folder::new();
+    let sweep = "guest = \"tiny\"\nnodes = 1\nboot.recording = \"tiny-1\"\nreplications = 1\n[axes]\n\
+                 deployment.extended_l2 = [false, true]\n[deployment]\nkind = \"compute-disk-cache\"\n\
+                 state = \"cold\"\ncluster_size = \"64K\"\n";
+    folder.sweep(sweep, "out", &[]);
+    let results = rows(&folder, "out/results.csv");
+    let read = |row: usize| (results[row]["extended_l2"].as_str(), number(&results[row], "base_bytes"));
+    assert_eq!([read(0), read(1)], [("0", 40.0 * 65_536.0), ("1", 40.0 * 4096.0)]);
+    // Without a cache there is nothing to be laid out.
+    folder.sweep(SWEEP, "other", &[]);
+    let results = rows(&folder, "other/results.csv");
+    assert_eq!((results[0]["extended_l2"].as_str(), results[2]["extended_l2"].as_str()), ("", "0"));
+}
+
 #[test]
 fn the_folder_says_what_ran() {
     let folder = Folder::new();

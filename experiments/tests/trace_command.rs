@@ -145,6 +145,13 @@ fn replay_counts_what_the_base_serves() {
     let other = replay("warm", &["--fill", boot(6).to_str().unwrap(), "--cluster-size", "4K"]);
     assert_eq!(other["cluster_size"], 4096);
     assert!(other["base_bytes_read"].as_u64().unwrap() >= 380_000, "{other}");
+    let clusters = |extended: &[&str]| replay("cold", &[&["--cluster-size", "128K"], extended].concat());
+    let (whole, parts) = (clusters(&[]), clusters(&["--extended-l2"]));
+    assert_eq!((&whole["extended_l2"], &parts["extended_l2"]), (&false.into(), &true.into()));
+    assert_eq!((&plain["extended_l2"], &parts["cluster_size"]), (&Value::Null, &131_072.into()));
+    assert_eq!(whole["cache_data_bytes"], parts["cache_data_bytes"]);
+    assert!(parts["base_bytes_read"].as_u64().unwrap() < plain_bytes, "{parts}");
+    assert!(whole["base_bytes_read"].as_u64().unwrap() > plain_bytes + 10_000_000, "{whole}");
     let small = replay("warm", &["--quota", "40M"]);
     assert_eq!(small["quota"], 40 << 20);
     assert!(small["cache_file_bytes"].as_u64().unwrap() <= 40 << 20);

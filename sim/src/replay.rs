@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use vmicache_format::cache::BaseIdentity;
 use vmicache_format::disk::{Disk, Filling, Layer};
-use vmicache_format::qcow2::{self, CacheOptions, CreateOptions, Image, ImageOptions, Mode};
+use vmicache_format::qcow2::{self, CacheOptions, ClusterLayout, CreateOptions, Image, ImageOptions, Mode};
 use vmicache_format::runtime::{LocalRuntime, Runtime};
 use vmicache_format::storage::{Counting, Holes, PayloadFree};
 use vmicache_format::trace::{Dependencies, Op, Trace};
@@ -31,8 +31,8 @@ pub enum Layout {
 pub struct Chain {
     /// Which images there are.
     pub layout: Layout,
-    /// Cluster size of the cache image in bytes: a power of two from 512 to 2 MiB.
-    pub cluster_size: u64,
+    /// How the clusters of the cache image are laid out.
+    pub clusters: ClusterLayout,
     /// Quota of the cache image in bytes of its file; `None`: as much as the disk could need.
     pub quota: Option<u64>,
     /// Virtual size of overlay and cache in bytes, and of a base that is not given.
@@ -103,8 +103,8 @@ pub const METADATA_CACHE: u64 = 64 << 10;
 /// by `boot` itself; the other layouts ignore `fill`.
 ///
 /// # Errors
-/// If the chain cannot be made (a quota below the empty cache's metadata, a cluster size that the format
-/// does not have) or a request lies beyond the disk.
+/// If the chain cannot be made (a quota below the empty cache's metadata, clusters that the format does
+/// not have) or a request lies beyond the disk.
 pub fn replay(boot: &Trace, fill: &[&Trace], chain: &Chain) -> Result<Outcome, ReplayError> {
     replay_over(&Base::new(chain.disk_size), boot, fill, chain)
 }
@@ -157,7 +157,8 @@ impl Cache {
     pub fn over(base: &Base, chain: &Chain) -> Result<Self, ReplayError> {
         let storage = PayloadFree::new();
         let options = CreateOptions {
-            cluster_size: chain.cluster_size,
+            cluster_size: chain.clusters.size,
+            extended_l2: chain.clusters.extended_l2,
             backing: Some(("base".into(), "raw".into())),
             cache: Some(CacheOptions {
                 quota: chain.quota.unwrap_or(u64::MAX),

@@ -4,9 +4,10 @@ mod common;
 
 use common::*;
 use vmicache_format::disk::Filling;
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_sim::hardware::{CacheMode, DeviceProfile};
 use vmicache_sim::replay::{Chain, Layout, replay};
-use vmicache_sim::storm::{Deployment, Layer, Recording, Start, State, StormError, run};
+use vmicache_sim::storm::{Cache, Deployment, Layer, Recording, Start, State, StormError, run};
 
 /// Above page cache and readahead a simulated virtual machine asks its base for exactly what the same boot asks
 /// for without any clock.
@@ -17,16 +18,17 @@ fn a_simulated_machine_asks_its_base_for_what_a_replay_asks_for() {
         let boot = &guest.boots[recording].0;
         let mut one = storm(&hardware, &guest);
         one.boot.recording = Recording::Only(recording);
-        let mut cases = vec![(Deployment::PlainOverlay, Layout::Plain, 65536)];
-        for cluster in [512, 4096, 65536] {
-            let cold = Deployment::ComputeDiskCache(cache(cluster), State::Cold);
-            cases.push((cold, Layout::Cold, cluster));
-            let warm = Deployment::ComputeDiskCache(cache(cluster), State::Warm);
-            cases.push((warm, Layout::Warm, cluster));
+        let mut cases = vec![(Deployment::PlainOverlay, Layout::Plain, ClusterLayout::standard(65536))];
+        let standard = [512, 4096, 65536].map(ClusterLayout::standard);
+        let extended = [65536, 2 << 20].map(ClusterLayout::extended);
+        for clusters in standard.into_iter().chain(extended) {
+            let cache = Cache { clusters, ..cache(512) };
+            cases.push((Deployment::ComputeDiskCache(cache, State::Cold), Layout::Cold, clusters));
+            cases.push((Deployment::ComputeDiskCache(cache, State::Warm), Layout::Warm, clusters));
         }
-        for (deployment, layout, cluster_size) in cases {
+        for (deployment, layout, clusters) in cases {
             one.deployment = deployment;
-            let chain = Chain { layout, cluster_size, quota: None, disk_size: guest.disk_bytes };
+            let chain = Chain { layout, clusters, quota: None, disk_size: guest.disk_bytes };
             let replayed = replay(boot, &[], &chain).expect("the boot can be replayed");
             let storm = outcome(&one);
             assert_eq!(storm.base_bytes, replayed.base_bytes_read, "recording {recording}, {deployment:?}");

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_format::trace::Trace;
 use vmicache_sim::replay::{Cache, Chain, Layout, replay};
 
@@ -14,7 +15,8 @@ fn boots() -> Vec<Trace> {
 }
 
 fn chain(layout: Layout, cluster_size: u64) -> Chain {
-    Chain { layout, cluster_size, quota: None, disk_size: DISK }
+    let clusters = ClusterLayout::standard(cluster_size);
+    Chain { layout, clusters, quota: None, disk_size: DISK }
 }
 
 fn assert_mean_megabytes(layout: Layout, cluster_size: u64, measured_with_qemu: f64) {

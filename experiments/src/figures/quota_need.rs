@@ -1,4 +1,4 @@
-//! T2: the smallest sufficient quota by cluster size, and how much of it is guest data.
+//! T2: the smallest sufficient quota by cluster size, and how much is copied into a cache of that quota.
 
 use super::plot::{Axis, Band, Curve, axes, draw_curve, legend};
 use super::style::{Canvas, Drawing, LOOKS, Look, REFERENCE, Style};
@@ -41,6 +41,10 @@ impl QuotaNeed {
         let mut chart = axes(canvas, style, None, x, y)?;
         draw_curve(&mut chart, style, &self.reference, Band::Range, REFERENCE)?;
         for (curve, look) in self.curves.iter().zip(LOOKS) {
+            // A short run may have no such clusters.
+            if curve.points.is_empty() {
+                continue;
+            }
             draw_curve(&mut chart, style, curve, Band::Range, look)?;
         }
         Ok(())
@@ -53,7 +57,7 @@ impl Drawing for QuotaNeed {
     }
 
     fn size(&self) -> (u32, u32) {
-        (720, 420)
+        (720, 440)
     }
 
     fn draw<DB>(&self, canvas: &Canvas<DB>, style: Style) -> anyhow::Result<()>
@@ -61,7 +65,7 @@ impl Drawing for QuotaNeed {
         DB: DrawingBackend,
         DB::ErrorType: 'static,
     {
-        let (head, panel) = canvas.split_vertically(style.px(40.0));
+        let (head, panel) = canvas.split_vertically(style.px(60.0));
         let head = head.margin(style.px(12.0), 0, style.px(62.0), 0);
         let mut entries: Vec<(String, Look)> =
             self.curves.iter().zip(LOOKS).map(|(curve, look)| (curve.label.clone(), look)).collect();

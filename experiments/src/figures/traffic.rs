@@ -1,4 +1,4 @@
-//! F4: traffic at the storage node against quota, by cluster size.
+//! F4: traffic at the storage node against quota, by layout of clusters.
 
 use super::plot::{Axis, Band, Curve, axes, draw_curve, legend};
 use super::style::{Canvas, Drawing, LOOKS, Look, REFERENCE, Style};
@@ -11,7 +11,7 @@ pub struct Traffic {
     pub guest: String,
     /// What a plain overlay reads: the line to beat.
     pub plain: Summary,
-    /// One curve a cluster size, for boots that fill the cache.
+    /// One curve a layout of clusters, for boots that fill the cache.
     pub cold: Vec<Curve>,
     /// The same, for boots that find it filled; same labels in the same order.
     pub warm: Vec<Curve>,
@@ -50,11 +50,11 @@ impl Traffic {
 
 impl Drawing for Traffic {
     fn title(&self) -> String {
-        format!("Traffic at the storage node against quota, by cluster size: {}", self.guest)
+        format!("Traffic at the storage node against quota, by layout of clusters: {}", self.guest)
     }
 
     fn size(&self) -> (u32, u32) {
-        (960, 440)
+        (960, 460)
     }
 
     fn draw<DB>(&self, canvas: &Canvas<DB>, style: Style) -> anyhow::Result<()>
@@ -62,7 +62,7 @@ impl Drawing for Traffic {
         DB: DrawingBackend,
         DB::ErrorType: 'static,
     {
-        let (head, panels) = canvas.split_vertically(style.px(40.0));
+        let (head, panels) = canvas.split_vertically(style.px(60.0));
         let head = head.margin(style.px(12.0), 0, style.px(62.0), 0);
         let mut entries: Vec<(String, Look)> = vec![("plain overlay".to_owned(), REFERENCE)];
         entries.extend(self.warm.iter().zip(LOOKS).map(|(curve, look)| (curve.label.clone(), look)));

@@ -1,4 +1,4 @@
-//! F4: traffic at the storage node against quota, by cluster size, cold and warm.
+//! F4: traffic at the storage node against quota, by layout of clusters, cold and warm.
 
 use super::plan::Plan;
 use crate::cells::Cells;
@@ -7,13 +7,14 @@ use crate::need::empty_cache_bytes;
 use crate::stats::Summary;
 use anyhow::Context;
 use std::collections::BTreeMap;
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_sim::replay::{self, Chain, Layout, Outcome, replay};
 
 /// The cache of one cell; a plain overlay has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cache {
-    /// Cluster size in bytes.
-    pub cluster_size: u64,
+    /// How its clusters are laid out.
+    pub clusters: ClusterLayout,
     /// Quota in bytes.
     pub quota: u64,
 }
@@ -33,16 +34,16 @@ pub struct Row<'a> {
     pub outcome: Outcome,
 }
 
-/// What boots drew from the storage node with one cluster size, against the quota.
+/// What boots drew from the storage node with one layout of clusters, against the quota.
 #[derive(Clone, Debug)]
 pub struct Curve {
-    /// Cluster size of the cache image in bytes.
-    pub cluster_size: u64,
+    /// How the clusters of the cache image are laid out.
+    pub clusters: ClusterLayout,
     /// Quota in bytes, and over the boots the bytes read from the base image; by rising quota.
     pub points: Vec<(u64, Summary)>,
 }
 
-/// One row a layout, cluster size, quota and boot, in this order: plain, cold, warm.
+/// One row a layout of images, layout of clusters, quota and boot, in this order: plain, cold, warm.
 ///
 /// # Errors
 /// If a boot cannot be replayed.
@@ -72,15 +73,15 @@ pub fn run<'a>(guest: &'a Guest, plan: &Plan, cells: &Cells) -> anyhow::Result<V
 
 fn plain_boot(guest: &Guest, boot: &Boot) -> anyhow::Result<Vec<(Layout, Outcome)>> {
     // Without a cache there are no clusters whose size could matter; any valid one will do.
-    let chain =
-        Chain { layout: Layout::Plain, cluster_size: 65_536, quota: None, disk_size: guest.disk_bytes };
+    let clusters = ClusterLayout::standard(65_536);
+    let chain = Chain { layout: Layout::Plain, clusters, quota: None, disk_size: guest.disk_bytes };
     Ok(vec![(Layout::Plain, replay(&boot.trace, &[], &chain)?)])
 }
 
 /// The boot that fills the cache is the cold one.
 fn cold_and_warm_boot(guest: &Guest, boot: &Boot, cache: Cache) -> anyhow::Result<Vec<(Layout, Outcome)>> {
-    let Cache { cluster_size, quota } = cache;
-    let chain = Chain { layout: Layout::Warm, cluster_size, quota: Some(quota), disk_size: guest.disk_bytes };
+    let Cache { clusters, quota } = cache;
+    let chain = Chain { layout: Layout::Warm, clusters, quota: Some(quota), disk_size: guest.disk_bytes };
     let mut image = replay::Cache::new(&chain)?;
     Ok(vec![(Layout::Cold, image.boot(&boot.trace)?), (Layout::Warm, image.boot(&boot.trace)?)])
 }
@@ -90,62 +91,75 @@ pub fn plain(rows: &[Row]) -> Option<Summary> {
     Summary::of(of_layout(rows, Layout::Plain).map(|row| row.outcome.base_bytes_read as f64))
 }
 
-/// The curves of `layout`, by rising cluster size.
+/// The curves of `layout`, by layout of clusters, the smallest first.
 pub fn curves(rows: &[Row], layout: Layout) -> Vec<Curve> {
-    let mut traffic: BTreeMap<u64, BTreeMap<u64, Vec<f64>>> = BTreeMap::new();
+    let mut traffic: BTreeMap<ClusterLayout, BTreeMap<u64, Vec<f64>>> = BTreeMap::new();
     for row in of_layout(rows, layout) {
-        if let Some(Cache { cluster_size, quota }) = row.cache {
-            let curve = traffic.entry(cluster_size).or_default();
+        if let Some(Cache { clusters, quota }) = row.cache {
+            let curve = traffic.entry(clusters).or_default();
             curve.entry(quota).or_default().push(row.outcome.base_bytes_read as f64);
         }
     }
     let summarise = |(quota, values)| Summary::of(values).map(|summary| (quota, summary));
     traffic
         .into_iter()
-        .map(|(cluster_size, points)| {
+        .map(|(clusters, points)| {
             let points = points.into_iter().filter_map(summarise).collect();
-            Curve { cluster_size, points }
+            Curve { clusters, points }
         })
         .collect()
 }
 
 /// Cold minus plain in bytes read from the base image, boot by boot, at the largest quota.
-pub fn cost_of_filling(rows: &[Row], cluster_size: u64) -> Option<Summary> {
-    let cold = || {
-        of_layout(rows, Layout::Cold).filter(|row| row.cache.is_some_and(|c| c.cluster_size == cluster_size))
-    };
+pub fn cost_of_filling(rows: &[Row], clusters: ClusterLayout) -> Option<Summary> {
+    Summary::of(differences(rows, clusters)?)
+}
+
+/// Of so many boots that fill a cache, so many read less than with a plain overlay: the second number, and the first.
+pub fn below_plain(rows: &[Row], clusters: ClusterLayout) -> Option<(usize, usize)> {
+    let differences = differences(rows, clusters)?;
+    Some((differences.iter().filter(|difference| **difference < 0.0).count(), differences.len()))
+}
+
+fn differences(rows: &[Row], clusters: ClusterLayout) -> Option<Vec<f64>> {
+    let cold =
+        || of_layout(rows, Layout::Cold).filter(|row| row.cache.is_some_and(|c| c.clusters == clusters));
     let largest = cold().filter_map(|row| row.cache).map(|cache| cache.quota).max()?;
     let plain = |boot: &Boot| of_layout(rows, Layout::Plain).find(|row| row.boot.name == boot.name);
     let differences = cold().filter(|row| row.cache.is_some_and(|c| c.quota == largest)).filter_map(|row| {
         let plain = plain(row.boot)?.outcome.base_bytes_read as f64;
         Some(row.outcome.base_bytes_read as f64 - plain)
     });
-    Summary::of(differences)
+    Some(differences.collect())
 }
 
 fn of_layout<'r, 'a>(rows: &'r [Row<'a>], layout: Layout) -> impl Iterator<Item = &'r Row<'a>> {
     rows.iter().filter(move |row| row.layout == layout)
 }
 
-/// Every cluster size with every quota from the empty image's own length (there can be no less) to beyond
-/// what any boot needs at any cluster size.
+/// Every layout of clusters with every quota from the empty image's own length (there can be no less) to beyond what any
+/// boot needs. Layouts without subclusters share one axis; one with subclusters goes at least as far.
 fn caches(guest: &Guest, plan: &Plan, cells: &Cells) -> anyhow::Result<Vec<Cache>> {
     let mut wanted = Vec::new();
-    for cluster_size in &plan.cluster_sizes {
-        wanted.extend(guest.boots.iter().map(|boot| (*cluster_size, boot)));
+    for &clusters in &plan.clusters {
+        wanted.extend(guest.boots.iter().map(|boot| (clusters, boot)));
     }
-    let full = cells.each("F4: sizes of full caches", &wanted, |&(cluster_size, boot)| {
-        let chain = Chain { layout: Layout::Cold, cluster_size, quota: None, disk_size: guest.disk_bytes };
+    let full = cells.each("F4: sizes of full caches", &wanted, |&(clusters, boot)| {
+        let chain = Chain { layout: Layout::Cold, clusters, quota: None, disk_size: guest.disk_bytes };
         let outcome = replay(&boot.trace, &[], &chain)
-            .with_context(|| format!("F4: {}, clusters of {cluster_size} bytes", boot.name))?;
-        Ok(outcome.cache_file_bytes)
+            .with_context(|| format!("F4: {}, clusters of {clusters}", boot.name))?;
+        Ok((clusters, outcome.cache_file_bytes))
     })?;
-    let axis = quota_axis(full.into_iter().max().unwrap_or(0), plan.quota_steps);
+    let most = |of: &dyn Fn(&ClusterLayout) -> bool| {
+        full.iter().filter(|(clusters, _)| of(clusters)).map(|(_, bytes)| *bytes).max().unwrap_or(0)
+    };
+    let most_standard = most(&|clusters| !clusters.extended_l2);
     let mut caches = Vec::new();
-    for &cluster_size in &plan.cluster_sizes {
-        let empty = empty_cache_bytes(cluster_size, guest.disk_bytes)?;
-        let above = axis.iter().copied().filter(|quota| *quota > empty);
-        caches.extend([empty].into_iter().chain(above).map(|quota| Cache { cluster_size, quota }));
+    for &clusters in &plan.clusters {
+        let axis = quota_axis(most(&|of| *of == clusters).max(most_standard), plan.quota_steps);
+        let empty = empty_cache_bytes(clusters, guest.disk_bytes)?;
+        let above = axis.into_iter().filter(|quota| *quota > empty);
+        caches.extend([empty].into_iter().chain(above).map(|quota| Cache { clusters, quota }));
     }
     Ok(caches)
 }

@@ -6,12 +6,22 @@ use crate::figures::quota_need::{QuotaNeed, abscissa};
 use crate::figures::traffic::Traffic;
 use crate::figures::{Curve, Picture, render};
 use crate::stats::Summary;
-use crate::units::{MB, cluster};
+use crate::units::MB;
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_format::trace::working_set;
 use vmicache_sim::replay::Layout;
 
-/// Cluster sizes whose curves F4 shows: more could not be told apart.
-const SHOWN: [u64; 4] = [512, 4096, 16_384, 65_536];
+/// Layouts of clusters whose curves F4 shows: more could not be told apart.
+const SHOWN: [ClusterLayout; 5] = [
+    ClusterLayout::standard(512),
+    ClusterLayout::standard(4096),
+    ClusterLayout::standard(65_536),
+    ClusterLayout::extended(65_536),
+    ClusterLayout::extended(131_072),
+];
+
+/// The largest clusters that T2's figure shows, in bytes: what larger ones need would press all else together.
+const LARGEST_SHOWN: u64 = 256 << 10;
 
 /// A figure of the report.
 pub struct Figure {
@@ -57,7 +67,7 @@ pub fn all(results: &[GuestResults]) -> anyhow::Result<Vec<Figure>> {
 
 fn traffic(result: &GuestResults, rows: &[f4::Row]) -> Option<Traffic> {
     let curves = |layout| {
-        let shown = f4::curves(rows, layout).into_iter().filter(|curve| SHOWN.contains(&curve.cluster_size));
+        let shown = f4::curves(rows, layout).into_iter().filter(|curve| SHOWN.contains(&curve.clusters));
         shown.map(in_megabytes).collect()
     };
     Some(Traffic {
@@ -70,28 +80,31 @@ fn traffic(result: &GuestResults, rows: &[f4::Row]) -> Option<Traffic> {
 
 fn in_megabytes(curve: f4::Curve) -> Curve {
     let points = curve.points.into_iter().map(|(quota, read)| (quota as f64 / MB, read.scaled(1.0 / MB)));
-    Curve { label: format!("clusters of {}", cluster(curve.cluster_size)), points: points.collect() }
+    Curve { label: format!("clusters of {}", curve.clusters), points: points.collect() }
 }
 
 fn quota_need(result: &GuestResults, rows: &[t2::NeedRow]) -> QuotaNeed {
-    let sizes = t2::cluster_sizes(rows);
-    let curve = |label: String, value: &dyn Fn(u64) -> Vec<u64>| {
-        let point = |size: &u64| {
-            let megabytes = value(*size).into_iter().map(|bytes| bytes as f64 / MB);
-            Some((abscissa(*size), Summary::of(megabytes)?))
+    let mut clusters = t2::clusters(rows);
+    clusters.retain(|clusters| clusters.size <= LARGEST_SHOWN);
+    let curve = |label: &str, of: &[ClusterLayout], value: &dyn Fn(ClusterLayout) -> Vec<u64>| {
+        let point = |clusters: &ClusterLayout| {
+            let megabytes = value(*clusters).into_iter().map(|bytes| bytes as f64 / MB);
+            Some((abscissa(clusters.size), Summary::of(megabytes)?))
         };
-        Curve { label, points: sizes.iter().filter_map(point).collect() }
+        Curve { label: label.to_owned(), points: of.iter().filter_map(point).collect() }
     };
-    let boots = &result.guest.boots;
+    let quota = |clusters| t2::single_needs(rows, clusters).map(|row| row.need.quota).collect();
+    let copied =
+        |clusters| t2::single_needs(rows, clusters).map(|row| row.need.cache.base_bytes_read).collect();
+    let (extended, standard): (Vec<_>, Vec<_>) = clusters.iter().partition(|clusters| clusters.extended_l2);
     let curves = vec![
-        curve("quota for one boot".to_owned(), &|size| {
-            t2::single_needs(rows, size).map(|row| row.need.quota).collect()
-        }),
-        curve("guest data in it".to_owned(), &|size| {
-            t2::single_needs(rows, size).map(|row| row.need.cache.cache_data_bytes).collect()
-        }),
+        curve("quota for one boot", &standard, &quota),
+        curve("copied from the base", &standard, &copied),
+        curve("quota, with subclusters", &extended, &quota),
+        curve("copied, with subclusters", &extended, &copied),
     ];
-    let reference = curve("distinct bytes read, at 512 B".to_owned(), &|_| {
+    let boots = &result.guest.boots;
+    let reference = curve("distinct bytes read, at 512 B", &clusters, &|_| {
         boots.iter().map(|boot| working_set(&boot.trace, 512)).collect()
     });
     QuotaNeed { guest: result.guest.title.clone(), reference, curves }

@@ -4,6 +4,7 @@ use crate::margin::{Margin, RECOMMENDED};
 use clap::ValueEnum;
 use serde::Deserialize;
 use std::fmt;
+use vmicache_format::qcow2::ClusterLayout;
 
 /// An experiment: the name of its figure or table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Deserialize)]
@@ -23,7 +24,7 @@ pub enum Experiment {
     /// Cold and warm boot time against quota
     #[value(name = "F3")]
     F3,
-    /// Traffic at the storage node against quota, by cluster size
+    /// Traffic at the storage node against quota, by layout of clusters
     #[value(name = "F4")]
     F4,
     /// F1 with caches on the compute nodes' disks
@@ -83,6 +84,19 @@ impl fmt::Display for Experiment {
     }
 }
 
+/// Clusters of up to 64 KiB, and from 16 KiB on those with subclusters.
+fn clusters(quick: bool) -> Vec<ClusterLayout> {
+    let (standard, extended) = match quick {
+        true => (vec![9, 12, 16], 16..=17),
+        false => ((9..=16).collect(), 14..=21),
+    };
+    let standard = standard.into_iter().map(|bits| ClusterLayout::standard(1 << bits));
+    let extended = extended.map(|bits| ClusterLayout::extended(1 << bits));
+    let mut clusters: Vec<ClusterLayout> = standard.chain(extended).collect();
+    clusters.sort_unstable();
+    clusters
+}
+
 /// The resolved parameters of a run.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -92,8 +106,8 @@ pub struct Plan {
     pub quick: bool,
     /// Granularities of T1 in bytes.
     pub granularities: Vec<u64>,
-    /// Cluster sizes of the cache image in bytes.
-    pub cluster_sizes: Vec<u64>,
+    /// Layouts of the clusters of the cache image.
+    pub clusters: Vec<ClusterLayout>,
     /// Margins under which T2 leaves boots out.
     pub margins: Vec<Margin>,
     /// How many steps the quota axis of F4 has at most.
@@ -108,13 +122,11 @@ impl Plan {
         let mut experiments = if only.is_empty() { Experiment::ALL.to_vec() } else { only.to_vec() };
         experiments.sort_unstable();
         experiments.dedup();
-        let cluster_sizes =
-            if quick { vec![512, 4096, 65_536] } else { (9..=16).map(|bits| 1 << bits).collect() };
         Plan {
             experiments,
             quick,
             granularities: vec![512, 4096, 65_536],
-            cluster_sizes,
+            clusters: clusters(quick),
             margins: vec![Margin::percent(0), RECOMMENDED],
             quota_steps: if quick { 10 } else { 25 },
             most_boots: if quick { 3 } else { usize::MAX },

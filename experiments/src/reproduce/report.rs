@@ -76,7 +76,7 @@ fn heading(results: &[GuestResults], plan: &Plan) -> Markup {
     html! {
         h1 { "Boots and boot storms through cache images" }
         p.quiet {
-            "What a boot reads, what a cache image of a given quota and cluster size changes, how large the quota must \
+            "What a boot reads, what a cache image of a given quota and layout of clusters changes, how large the quota must \
              be, and how long many boots at once take with and without caches. vmicache " (env!("CARGO_PKG_VERSION")) ", " (plan.scope()) " run of "
             @for (i, experiment) in plan.experiments.iter().enumerate() {
                 @if i > 0 { ", " } (experiment)
@@ -88,7 +88,7 @@ fn heading(results: &[GuestResults], plan: &Plan) -> Markup {
             }
             "."
             @if plan.quick {
-                " A quick run has fewer boots, cluster sizes and quotas, and small storms, on which no claim is judged; \
+                " A quick run has fewer boots, layouts of clusters and quotas, and small storms, on which no claim is judged; \
                  quote the full one."
              }
         }
@@ -208,6 +208,10 @@ fn assumptions() -> Markup {
                   What the guest reads later is not in them." }
             li { "The chain is base ← cache ← overlay, the overlay fresh for every boot, with clusters of 64 KiB. \
                   The quota bounds the length of the cache's file, data and metadata together." }
+            li { "Clusters with subclusters have extended L2 entries: each cluster has 32 subclusters, and a cache copies \
+                  whole subclusters. Room is taken by whole clusters all the same: that of a cluster for the first of \
+                  its subclusters that is copied. The quota counts all of it, though the rest is a hole in the file. An \
+                  L2 table of them maps half as many clusters. No claim is judged on them: the sources had none." }
             li { "A quota below the empty image's own metadata is refused when the image is made, so the curves \
                   begin there." }
             li { "Boot storms run the same images on simulated disks and page caches behind a simulated network. A boot \
@@ -225,7 +229,7 @@ fn assumptions() -> Markup {
             li { "The hardware of the storms is described as far as it is recalled or published; what is assumed is \
                   marked in its table. No boot time here has been compared with that hardware." }
         }
-        p { "Not covered: subclusters (extended L2), and the patch's own accounting of the quota." }
+        p { "Not covered: the patch's own accounting of the quota." }
     }
 }
 

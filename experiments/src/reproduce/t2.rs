@@ -9,18 +9,19 @@ use crate::need::Need;
 use crate::stats::{Proportion, Summary};
 use anyhow::Context;
 use std::collections::{BTreeMap, BTreeSet};
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_format::trace::Trace;
 use vmicache_sim::replay::{Base, Cache, Chain, Layout, Outcome};
 
-/// The quota that boots of one guest need at one cluster size.
+/// The quota that boots of one guest need with one layout of clusters.
 #[derive(Clone, Debug)]
 pub struct NeedRow<'a> {
     /// Whose boots they are.
     pub guest: &'a Guest,
     /// The boots that fill the cache and are read again: one, or all of the guest.
     pub boots: &'a [Boot],
-    /// Cluster size of the cache image in bytes.
-    pub cluster_size: u64,
+    /// How the clusters of the cache image are laid out.
+    pub clusters: ClusterLayout,
     /// What they need.
     pub need: Need,
 }
@@ -34,8 +35,8 @@ pub struct PairRow<'a> {
     pub filler: &'a Boot,
     /// The boot that came after.
     pub boot: &'a Boot,
-    /// Cluster size of the cache image in bytes.
-    pub cluster_size: u64,
+    /// How the clusters of the cache image are laid out.
+    pub clusters: ClusterLayout,
     /// What the later boot did.
     pub outcome: Outcome,
 }
@@ -47,61 +48,59 @@ pub struct LeftOutRow<'a> {
     pub guest: &'a Guest,
     /// The boot that was left out.
     pub boot: &'a Boot,
-    /// Cluster size of the cache image in bytes.
-    pub cluster_size: u64,
+    /// How the clusters of the cache image are laid out.
+    pub clusters: ClusterLayout,
     /// What became of it.
     pub left_out: LeftOut,
 }
 
-/// One row a cluster size and set of boots: each boot alone, then all together.
+/// One row a layout of clusters and set of boots: each boot alone, then all together.
 ///
 /// # Errors
 /// If a boot cannot be replayed, or no quota suffices.
 pub fn needs<'a>(guest: &'a Guest, plan: &Plan, cells: &Cells) -> anyhow::Result<Vec<NeedRow<'a>>> {
-    let mut wanted: Vec<(u64, &[Boot])> = Vec::new();
-    for cluster_size in &plan.cluster_sizes {
-        wanted.extend(guest.boots.chunks(1).map(|boot| (*cluster_size, boot)));
+    let mut wanted: Vec<(ClusterLayout, &[Boot])> = Vec::new();
+    for &clusters in &plan.clusters {
+        wanted.extend(guest.boots.chunks(1).map(|boot| (clusters, boot)));
         if guest.boots.len() > 1 {
-            wanted.push((*cluster_size, &guest.boots));
+            wanted.push((clusters, &guest.boots));
         }
     }
-    cells.each("T2: smallest quotas", &wanted, |&(cluster_size, boots)| {
+    cells.each("T2: smallest quotas", &wanted, |&(clusters, boots)| {
         let traces: Vec<&Trace> = boots.iter().map(|boot| &boot.trace).collect();
-        let need = Need::of(&traces, cluster_size, &Base::new(guest.disk_bytes))
-            .with_context(|| format!("T2: {}, clusters of {cluster_size} bytes", filled_by(boots)))?;
-        Ok(NeedRow { guest, boots, cluster_size, need })
+        let need = Need::of(&traces, clusters, &Base::new(guest.disk_bytes))
+            .with_context(|| format!("T2: {}, clusters of {clusters}", filled_by(boots)))?;
+        Ok(NeedRow { guest, boots, clusters, need })
     })
 }
 
-/// One row a cluster size and ordered pair of different boots.
+/// One row a layout of clusters and ordered pair of different boots.
 ///
 /// # Errors
 /// If a boot cannot be replayed.
 pub fn pairs<'a>(guest: &'a Guest, plan: &Plan, cells: &Cells) -> anyhow::Result<Vec<PairRow<'a>>> {
     let mut wanted = Vec::new();
-    for cluster_size in &plan.cluster_sizes {
-        wanted.extend((0..guest.boots.len()).map(|filler| (*cluster_size, filler)));
+    for &clusters in &plan.clusters {
+        wanted.extend((0..guest.boots.len()).map(|filler| (clusters, filler)));
     }
-    let rows = cells.each("T2: pairs of boots", &wanted, |&(cluster_size, number)| {
-        let chain = Chain { layout: Layout::Warm, cluster_size, quota: None, disk_size: guest.disk_bytes };
+    let rows = cells.each("T2: pairs of boots", &wanted, |&(clusters, number)| {
+        let chain = Chain { layout: Layout::Warm, clusters, quota: None, disk_size: guest.disk_bytes };
         let filler = &guest.boots[number];
-        let after = |boot: &Boot| {
-            format!("T2: {} after {}, clusters of {cluster_size} bytes", boot.name, filler.name)
-        };
+        let after = |boot: &Boot| format!("T2: {} after {}, clusters of {clusters}", boot.name, filler.name);
         let mut cache = Cache::new(&chain).with_context(|| after(filler))?;
         cache.boot(&filler.trace).with_context(|| after(filler))?;
         let others = guest.boots.iter().enumerate().filter(|(other, _)| *other != number);
         let pair = |(_, boot): (usize, &'a Boot)| {
             // In a copy of its own, so that it cannot add to the cache for the next.
             let outcome = cache.fork().boot(&boot.trace).with_context(|| after(boot))?;
-            Ok(PairRow { guest, filler, boot, cluster_size, outcome })
+            Ok(PairRow { guest, filler, boot, clusters, outcome })
         };
         others.map(pair).collect::<anyhow::Result<Vec<_>>>()
     })?;
     Ok(rows.into_iter().flatten().collect())
 }
 
-/// One row a cluster size, boot left out and margin; none of a guest with too few boots.
+/// One row a layout of clusters, boot left out and margin; none of a guest with too few boots.
 ///
 /// # Errors
 /// If a boot cannot be replayed, or no quota suffices.
@@ -112,22 +111,21 @@ pub fn left_out<'a>(guest: &'a Guest, plan: &Plan, cells: &Cells) -> anyhow::Res
     let traces: Vec<&Trace> = guest.boots.iter().map(|boot| &boot.trace).collect();
     let base = Base::new(guest.disk_bytes);
     let mut wanted = Vec::new();
-    for cluster_size in &plan.cluster_sizes {
-        wanted.extend(guest.boots.iter().enumerate().map(|(number, boot)| (*cluster_size, number, boot)));
+    for &clusters in &plan.clusters {
+        wanted.extend(guest.boots.iter().enumerate().map(|(number, boot)| (clusters, number, boot)));
     }
-    let rows = cells.each("T2: boots left out", &wanted, |&(cluster_size, number, boot)| {
-        let found = LeftOut::of(&traces, number, cluster_size, &base, &plan.margins);
-        let found =
-            found.with_context(|| format!("T2: without {}, clusters of {cluster_size} bytes", boot.name))?;
-        let row = |left_out| LeftOutRow { guest, boot, cluster_size, left_out };
+    let rows = cells.each("T2: boots left out", &wanted, |&(clusters, number, boot)| {
+        let found = LeftOut::of(&traces, number, clusters, &base, &plan.margins);
+        let found = found.with_context(|| format!("T2: without {}, clusters of {clusters}", boot.name))?;
+        let row = |left_out| LeftOutRow { guest, boot, clusters, left_out };
         Ok(found.into_iter().map(row).collect::<Vec<_>>())
     })?;
     Ok(rows.into_iter().flatten().collect())
 }
 
-/// How many boots left out were covered, at one cluster size under one margin.
-pub fn covered(rows: &[LeftOutRow], cluster_size: u64, margin: Margin) -> Option<Proportion> {
-    Proportion::of(at_margin(rows, cluster_size, margin).map(|row| row.left_out.is_covered()))
+/// How many boots left out were covered, with one layout of clusters under one margin.
+pub fn covered(rows: &[LeftOutRow], clusters: ClusterLayout, margin: Margin) -> Option<Proportion> {
+    Proportion::of(at_margin(rows, clusters, margin).map(|row| row.left_out.is_covered()))
 }
 
 /// The margins of `rows`, rising.
@@ -135,18 +133,18 @@ pub fn margins(rows: &[LeftOutRow]) -> Vec<Margin> {
     rows.iter().map(|row| row.left_out.margin).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The cluster sizes of `rows`, rising.
-pub fn left_out_sizes(rows: &[LeftOutRow]) -> Vec<u64> {
-    rows.iter().map(|row| row.cluster_size).collect::<BTreeSet<_>>().into_iter().collect()
+/// The layouts of clusters of `rows`, the smallest first.
+pub fn left_out_clusters(rows: &[LeftOutRow]) -> Vec<ClusterLayout> {
+    rows.iter().map(|row| row.clusters).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// The rows of one cluster size and margin.
+/// The rows of one layout of clusters and margin.
 pub fn at_margin<'r, 'a>(
     rows: &'r [LeftOutRow<'a>],
-    cluster_size: u64,
+    clusters: ClusterLayout,
     margin: Margin,
 ) -> impl Iterator<Item = &'r LeftOutRow<'a>> {
-    rows.iter().filter(move |row| row.cluster_size == cluster_size && row.left_out.margin == margin)
+    rows.iter().filter(move |row| row.clusters == clusters && row.left_out.margin == margin)
 }
 
 /// The name of the boot, or `all` of several.
@@ -157,34 +155,36 @@ pub fn filled_by(boots: &[Boot]) -> &str {
     }
 }
 
-/// What the later boots of the pairs read from the base image in bytes, by rising cluster size.
-pub fn residuals(rows: &[PairRow]) -> Vec<(u64, Summary)> {
-    let mut by_size: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+/// What the later boots of the pairs read from the base image in bytes, by layout of clusters, the smallest first.
+pub fn residuals<'r, 'a: 'r>(
+    rows: impl IntoIterator<Item = &'r PairRow<'a>>,
+) -> Vec<(ClusterLayout, Summary)> {
+    let mut by_clusters: BTreeMap<ClusterLayout, Vec<f64>> = BTreeMap::new();
     for row in rows {
-        by_size.entry(row.cluster_size).or_default().push(row.outcome.base_bytes_read as f64);
+        by_clusters.entry(row.clusters).or_default().push(row.outcome.base_bytes_read as f64);
     }
-    by_size.into_iter().filter_map(|(size, left)| Some((size, Summary::of(left)?))).collect()
+    by_clusters.into_iter().filter_map(|(clusters, left)| Some((clusters, Summary::of(left)?))).collect()
 }
 
-/// What each boot alone needs, at one cluster size.
+/// What each boot alone needs, with one layout of clusters.
 pub fn single_needs<'r, 'a>(
     rows: &'r [NeedRow<'a>],
-    cluster_size: u64,
+    clusters: ClusterLayout,
 ) -> impl Iterator<Item = &'r NeedRow<'a>> {
-    rows.iter().filter(move |row| row.cluster_size == cluster_size && row.boots.len() == 1)
+    rows.iter().filter(move |row| row.clusters == clusters && row.boots.len() == 1)
 }
 
-/// The quota in bytes with which any single boot is served, at one cluster size.
-pub fn largest_single_need(rows: &[NeedRow], cluster_size: u64) -> Option<u64> {
-    single_needs(rows, cluster_size).map(|row| row.need.quota).max()
+/// The quota in bytes with which any single boot is served, with one layout of clusters.
+pub fn largest_single_need(rows: &[NeedRow], clusters: ClusterLayout) -> Option<u64> {
+    single_needs(rows, clusters).map(|row| row.need.quota).max()
 }
 
-/// What all boots together need, at one cluster size; `None` of a guest with a single boot.
-pub fn joint_need<'r, 'a>(rows: &'r [NeedRow<'a>], cluster_size: u64) -> Option<&'r NeedRow<'a>> {
-    rows.iter().find(|row| row.cluster_size == cluster_size && row.boots.len() > 1)
+/// What all boots together need, with one layout of clusters; `None` of a guest with a single boot.
+pub fn joint_need<'r, 'a>(rows: &'r [NeedRow<'a>], clusters: ClusterLayout) -> Option<&'r NeedRow<'a>> {
+    rows.iter().find(|row| row.clusters == clusters && row.boots.len() > 1)
 }
 
-/// The cluster sizes of `rows`, rising.
-pub fn cluster_sizes(rows: &[NeedRow]) -> Vec<u64> {
-    rows.iter().map(|row| row.cluster_size).collect::<BTreeSet<_>>().into_iter().collect()
+/// The layouts of clusters of `rows`, the smallest first.
+pub fn clusters(rows: &[NeedRow]) -> Vec<ClusterLayout> {
+    rows.iter().map(|row| row.clusters).collect::<BTreeSet<_>>().into_iter().collect()
 }

@@ -4,6 +4,7 @@ use super::plan::{Experiment, Plan};
 use super::{GuestResults, f4, storms, t1, t2, v1};
 use crate::inputs::{Boot, Guest};
 use crate::results::Table;
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_sim::replay::{Layout, Outcome};
 
 /// Version of this program.
@@ -15,7 +16,7 @@ pub fn provenance(plan: &Plan, guests: &[&Guest]) -> Vec<(String, String)> {
         ("vmicache_version".to_owned(), VERSION.to_owned()),
         ("plan".to_owned(), plan.scope().to_owned()),
         ("granularities".to_owned(), format!("{:?}", plan.granularities)),
-        ("cluster_sizes".to_owned(), format!("{:?}", plan.cluster_sizes)),
+        ("clusters".to_owned(), listed(&plan.clusters)),
         (
             "margins".to_owned(),
             format!("{:?}", plan.margins.iter().map(|margin| margin.share()).collect::<Vec<_>>()),
@@ -74,7 +75,8 @@ fn t2(rows: &[&t2::NeedRow], plan: &Plan) -> Table {
     start("T2", rows, plan, |row| row.guest)
         .text("filled_by", rows.iter().map(|row| t2::filled_by(row.boots)))
         .text("filled_by_sha256", rows.iter().map(|row| hashes(row.boots)))
-        .count("cluster_size_bytes", rows.iter().map(|row| row.cluster_size))
+        .count("cluster_size_bytes", rows.iter().map(|row| row.clusters.size))
+        .count("extended_l2", rows.iter().map(|row| u64::from(row.clusters.extended_l2)))
         .count("empty_cache_bytes", rows.iter().map(|row| row.need.empty_bytes))
         .count("smallest_quota_bytes", rows.iter().map(|row| row.need.quota))
         .count_if("base_bytes_read_one_cluster_below", rows.iter().map(|row| row.need.base_bytes_below))
@@ -89,7 +91,8 @@ fn t2_pairs(rows: &[&t2::PairRow], plan: &Plan) -> Table {
         .text("filled_by_sha256", rows.iter().map(|row| row.filler.sha256.as_str()))
         .text("boot", rows.iter().map(|row| row.boot.name.as_str()))
         .text("boot_sha256", rows.iter().map(|row| row.boot.sha256.as_str()))
-        .count("cluster_size_bytes", rows.iter().map(|row| row.cluster_size));
+        .count("cluster_size_bytes", rows.iter().map(|row| row.clusters.size))
+        .count("extended_l2", rows.iter().map(|row| u64::from(row.clusters.extended_l2)));
     outcomes(table, rows.iter().map(|row| &row.outcome))
 }
 
@@ -99,7 +102,8 @@ fn t2_left_out(rows: &[&t2::LeftOutRow], plan: &Plan) -> Table {
         .text("boot", rows.iter().map(|row| row.boot.name.as_str()))
         .text("boot_sha256", rows.iter().map(|row| row.boot.sha256.as_str()))
         .text("filled_by_sha256", rows.iter().map(|row| hashes(others(row))))
-        .count("cluster_size_bytes", rows.iter().map(|row| row.cluster_size))
+        .count("cluster_size_bytes", rows.iter().map(|row| row.clusters.size))
+        .count("extended_l2", rows.iter().map(|row| u64::from(row.clusters.extended_l2)))
         .real("margin", left_out().map(|at| at.margin.share()))
         .count("smallest_quota_bytes", left_out().map(|at| at.smallest_quota))
         .count("quota_bytes", left_out().map(|at| at.quota))
@@ -119,7 +123,8 @@ fn f4(rows: &[&f4::Row], plan: &Plan) -> Table {
         .text("layout", rows.iter().map(|row| layout(row.layout)))
         .text("boot", rows.iter().map(|row| row.boot.name.as_str()))
         .text("boot_sha256", rows.iter().map(|row| row.boot.sha256.as_str()))
-        .count_if("cluster_size_bytes", rows.iter().map(|row| row.cache.map(|cache| cache.cluster_size)))
+        .count_if("cluster_size_bytes", rows.iter().map(|row| row.cache.map(|cache| cache.clusters.size)))
+        .count_if("extended_l2", rows.iter().map(|row| row.cache.map(|c| u64::from(c.clusters.extended_l2))))
         .count_if("quota_bytes", rows.iter().map(|row| row.cache.map(|cache| cache.quota)));
     outcomes(table, rows.iter().map(|row| &row.outcome))
 }
@@ -164,6 +169,11 @@ fn outcomes<'a>(table: Table, outcomes: impl Iterator<Item = &'a Outcome> + Clon
 
 fn hashes<'a>(boots: impl IntoIterator<Item = &'a Boot>) -> String {
     boots.into_iter().map(|boot| boot.sha256.as_str()).collect::<Vec<_>>().join(" ")
+}
+
+/// Layouts of clusters, as a table's metadata has them.
+fn listed(clusters: &[ClusterLayout]) -> String {
+    clusters.iter().map(ClusterLayout::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn layout(layout: Layout) -> &'static str {

@@ -43,6 +43,7 @@ keys! {
     DEPLOYMENT = "deployment.kind": "\"plain-overlay\", \"compute-disk-cache\", \"compute-memory-cache\", \"storage-memory-cache\" or \"full-copy\"";
     STATE = "deployment.state": "\"cold\" or \"warm\"";
     CLUSTER_SIZE = "deployment.cluster_size": "a power of two from 512 to 2M, such as \"64K\"";
+    EXTENDED_L2 = "deployment.extended_l2": "true or false; true only with a cluster_size from 16K to 2M, of whose clusters each then has 32 subclusters";
     QUOTA = "deployment.quota": "a size such as \"100M\"; without one it is as much as the disk could need";
     FILLING = "deployment.filling": "\"beside\" or \"in-path\"";
 }

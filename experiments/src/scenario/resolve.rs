@@ -9,9 +9,11 @@ use super::settings::{
 use super::{Scenario, defaults};
 use crate::did_you_mean::among;
 use crate::inputs::{Inputs, Replayable};
-use crate::size::{SizeError, parse_cluster_size, parse_positive};
+use crate::size::{SizeError, cluster_layout, parse_cluster_size, parse_positive};
+use crate::units::cluster;
 use serde::Deserialize;
 use std::num::NonZero;
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_sim::hardware::{Network, Profile};
 use vmicache_sim::replay::{self, Chain, Layout};
 use vmicache_sim::storm::{Cache, Deployment, Recording, State, StormError};
@@ -148,8 +150,14 @@ fn start(draft: &Draft) -> anyhow::Result<StartSettings> {
 
 fn deployment(draft: &Draft) -> anyhow::Result<(DeploymentSettings, Deployment)> {
     let kind = draft.need(keys::DEPLOYMENT)?;
-    let without_cache =
-        DeploymentSettings { kind, state: None, cluster_size: None, quota: None, filling: None };
+    let without_cache = DeploymentSettings {
+        kind,
+        state: None,
+        cluster_size: None,
+        extended_l2: None,
+        quota: None,
+        filling: None,
+    };
     let deployed = match kind {
         DeploymentKind::PlainOverlay => Deployment::PlainOverlay,
         DeploymentKind::FullCopy => Deployment::FullCopy,
@@ -161,7 +169,7 @@ fn deployment(draft: &Draft) -> anyhow::Result<(DeploymentSettings, Deployment)>
             return own_cache(draft, without_cache, Deployment::ComputeMemoryCache);
         }
     };
-    let foreign = [keys::STATE, keys::CLUSTER_SIZE, keys::QUOTA, keys::FILLING];
+    let foreign = [keys::STATE, keys::CLUSTER_SIZE, keys::EXTENDED_L2, keys::QUOTA, keys::FILLING];
     draft.refuse(&foreign, "this kind of deployment has no cache; to leave the key out would be right")?;
     Ok((without_cache, deployed))
 }
@@ -198,23 +206,42 @@ fn shared_cache(
 
 fn cache(draft: &Draft, filling: FillingName) -> anyhow::Result<Cache> {
     Ok(Cache {
-        cluster_bytes: size(draft, keys::CLUSTER_SIZE, parse_cluster_size)?
-            .unwrap_or(defaults::CLUSTER_BYTES),
+        clusters: clusters(draft)?,
         quota_bytes: size(draft, keys::QUOTA, parse_positive)?,
         filling: filling.into(),
     })
 }
 
+fn clusters(draft: &Draft) -> anyhow::Result<ClusterLayout> {
+    let size = size(draft, keys::CLUSTER_SIZE, parse_cluster_size)?.unwrap_or(defaults::CLUSTER_BYTES);
+    let extended_l2 = draft.read(keys::EXTENDED_L2)?.unwrap_or(false);
+    cluster_layout(size, extended_l2).map_err(|error| {
+        let problem = format!(
+            "{error}; {} is {}: {} would be right",
+            keys::CLUSTER_SIZE.name,
+            cluster(size),
+            keys::EXTENDED_L2.allowed
+        );
+        draft.wrong(keys::EXTENDED_L2.name, problem)
+    })
+}
+
 fn with(settings: DeploymentSettings, cache: Cache) -> DeploymentSettings {
-    DeploymentSettings { cluster_size: Some(cache.cluster_bytes), quota: cache.quota_bytes, ..settings }
+    let ClusterLayout { size, extended_l2 } = cache.clusters;
+    DeploymentSettings {
+        cluster_size: Some(size),
+        extended_l2: Some(extended_l2),
+        quota: cache.quota_bytes,
+        ..settings
+    }
 }
 
 /// Makes the empty cache, which a quota may be too small for.
 fn check_quota(draft: &Draft, scenario: &Scenario) -> anyhow::Result<()> {
-    let DeploymentSettings { cluster_size, quota, .. } = scenario.settings.deployment;
-    let (Some(cluster_size), Some(_)) = (cluster_size, quota) else { return Ok(()) };
+    let deployment = scenario.settings.deployment;
+    let (Some(clusters), quota @ Some(_)) = (deployment.clusters(), deployment.quota) else { return Ok(()) };
     let disk_size = scenario.guest.guest.disk_bytes;
-    let made = replay::Cache::new(&Chain { layout: Layout::Cold, cluster_size, quota, disk_size });
+    let made = replay::Cache::new(&Chain { layout: Layout::Cold, clusters, quota, disk_size });
     made.map(drop).map_err(|error| draft.wrong(keys::QUOTA.name, error))
 }
 

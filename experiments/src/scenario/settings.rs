@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use vmicache_format::disk::Filling;
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_sim::hardware::CacheMode;
 use vmicache_sim::storm::State;
 
@@ -106,12 +107,23 @@ pub struct DeploymentSettings {
     /// Cluster size of the cache in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_size: Option<u64>,
+    /// Whether its L2 entries are extended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extended_l2: Option<bool>,
     /// Quota of the cache in bytes; `None`: as much as the disk could need.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quota: Option<u64>,
     /// Whether reads wait for the copy that the cache keeps; `None` also where nobody fills it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filling: Option<FillingName>,
+}
+
+impl DeploymentSettings {
+    /// How the clusters of the cache are laid out, if there is one.
+    pub fn clusters(&self) -> Option<ClusterLayout> {
+        let extended_l2 = self.extended_l2.unwrap_or(false);
+        self.cluster_size.map(|size| ClusterLayout { size, extended_l2 })
+    }
 }
 
 /// The kinds of deployment.

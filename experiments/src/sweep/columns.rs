@@ -44,6 +44,7 @@ fn deployment(table: Table, cells: &[&Cell]) -> Table {
         .text_if("deployment", all().map(|deployment| word(&deployment.kind)))
         .text_if("state", all().map(|deployment| word(&deployment.state)))
         .count_if("cluster_size_bytes", all().map(|deployment| deployment.cluster_size))
+        .count_if("extended_l2", all().map(|deployment| Some(u64::from(deployment.clusters()?.extended_l2))))
         .count_if("quota_bytes", all().map(|deployment| deployment.quota))
         .text_if("filling", all().map(|deployment| word(&deployment.filling)))
 }

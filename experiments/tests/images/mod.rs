@@ -14,11 +14,13 @@ use tempfile::TempDir;
 pub const CACHE_EXTENSION: u32 = 0x3139_3834;
 
 /// A folder of images, in which all commands run.
-pub struct Folder(TempDir);
+///
+/// Programs that are started under other names have their links in another one.
+pub struct Folder(TempDir, TempDir);
 
 impl Folder {
     pub fn new() -> Folder {
-        Folder(TempDir::new().unwrap())
+        Folder(TempDir::new().unwrap(), TempDir::new().unwrap())
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -50,6 +52,18 @@ impl Folder {
     pub fn img(&self, args: &[&str]) -> Command {
         let mut command = Command::new(assert_cmd::cargo::cargo_bin!("vmicache"));
         command.current_dir(self.0.path()).arg("img").args(args);
+        command
+    }
+
+    /// This program under the name of qemu-img, with these arguments.
+    pub fn as_qemu_img(&self, args: &[&str]) -> Command {
+        // Started through a link, the program sees the link's name.
+        let name = self.1.path().join("qemu-img");
+        if !name.exists() {
+            std::os::unix::fs::symlink(assert_cmd::cargo::cargo_bin!("vmicache"), &name).unwrap();
+        }
+        let mut command = Command::new(name);
+        command.current_dir(self.0.path()).args(args);
         command
     }
 

@@ -2,7 +2,7 @@
 
 use super::BaseIdentity;
 use crate::error::{Blame, Result};
-use crate::qcow2::{Image, ImageOptions, Mode};
+use crate::qcow2::{ClusterLayout, Image, ImageOptions, Mode};
 use crate::runtime::Runtime;
 use crate::storage::Storage;
 use std::rc::Rc;
@@ -13,8 +13,8 @@ use std::sync::Arc;
 pub struct Description {
     /// Of the disk.
     pub size: u64,
-    /// Of a cluster.
-    pub cluster_size: u64,
+    /// How its clusters are laid out.
+    pub clusters: ClusterLayout,
     /// What the length of the file may not exceed.
     pub quota: u64,
     /// What the tables reach, metadata included; counted.
@@ -59,7 +59,7 @@ pub async fn describe<S: Storage>(storage: S, name: &str, runtime: Rc<dyn Runtim
     }
     Ok(Description {
         size: header.size,
-        cluster_size: header.cluster_size(),
+        clusters: ClusterLayout::of(&header),
         quota: cache.quota,
         bytes_in_use: usage.bytes_in_use,
         bytes_in_use_hint: cache.in_use,

@@ -18,6 +18,7 @@ use crate::qcow2::{Image, Mode};
 use crate::raw::RawImage;
 use crate::runtime::Runtime;
 use crate::storage::{Payload, Storage};
+use smallvec::SmallVec;
 use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
@@ -75,6 +76,20 @@ pub(crate) struct Piece<P> {
 }
 
 impl<P: Payload> Piece<P> {
+    /// What some pieces hold one after the other.
+    fn join(pieces: read::Pieces<P>) -> P {
+        let mut payloads: SmallVec<[P; 2]> = pieces.into_iter().map(Piece::into_payload).collect();
+        match payloads.len() {
+            1 => payloads.remove(0),
+            _ => P::concat(&payloads),
+        }
+    }
+
+    fn into_payload(self) -> P {
+        let len = self.range.end - self.range.start;
+        self.data.unwrap_or_else(|| P::zeroed(len))
+    }
+
     pub fn payload(&self) -> P {
         match &self.data {
             Some(data) => data.clone(),
@@ -167,11 +182,7 @@ impl<S: Storage> Disk<S> {
     /// If the range goes beyond the disk, a layer is damaged there, or a storage fails.
     pub async fn read(&self, offset: u64, len: u64) -> Result<S::Payload> {
         self.check(offset, len)?;
-        let pieces = self.stack.read(0, offset..offset + len, crate::storage::DataKind::Guest).await?;
-        Ok(match pieces.as_slice() {
-            [piece] => piece.payload(),
-            pieces => S::Payload::concat(&pieces.iter().map(Piece::payload).collect::<Vec<_>>()),
-        })
+        Ok(Piece::join(self.stack.read(0, offset..offset + len, crate::storage::DataKind::Guest).await?))
     }
 
     /// Reads `len` bytes at `offset` as pieces in order that cover the range; those without data are zeroes.

@@ -45,10 +45,10 @@ impl<S: Storage> Stack<S> {
         // What is mapped now stays where it is until it has been read, also if a guest discards it meanwhile.
         let _using = self.written(first).map(|image| image.begin_use());
         let mut parts = self.locate(first, range, kind).await?;
-        parts.sort_unstable_by_key(|part| part.range.start);
         if let [part] = parts.as_slice() {
             return self.fetch(part, kind).await;
         }
+        parts.sort_unstable_by_key(|part| part.range.start);
         let read = try_join_all(parts.iter().map(|part| self.fetch(part, kind))).await?;
         Ok(read.into_iter().flatten().collect())
     }
@@ -64,7 +64,7 @@ impl<S: Storage> Stack<S> {
     /// Whether it is known, without reading any data, that a range reads as zeroes from layer `first` on. Of
     /// what lies beyond the disk nothing is known.
     pub(super) async fn is_known_zero(self: &Rc<Self>, first: usize, range: Range<u64>) -> Result<bool> {
-        if range.end > self.layers[0].size() {
+        if range.is_empty() || range.end > self.layers[0].size() {
             return Ok(range.is_empty());
         }
         // As when a base is recognised: no cache is to keep what is only looked at.

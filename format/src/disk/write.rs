@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::qcow2::{CopySource, GuestCluster, Image, InFlight, Mode, Reservation, WriteStep, compress};
 use crate::runtime::Join;
 use crate::storage::{DataKind, Payload, Storage};
+use smallvec::SmallVec;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -25,8 +26,14 @@ impl<S: Storage> Stack<S> {
                 WriteStep::InPlace { host, end, using } => {
                     let part = image.bytes_before(&rest, end);
                     let data = data.slice(part.start - offset..part.end - offset);
-                    image.write_data(host + part.start % image.subcluster_size(), &[data]).await?;
-                    drop(using);
+                    let offset = host + part.start % image.subcluster_size();
+                    let image = image.clone();
+                    // Its cluster is in use until the storage is done with it, also if the caller goes away.
+                    let task = async move {
+                        let _using = using;
+                        image.write_data(offset, &[data]).await
+                    };
+                    Join::spawn(&*self.runtime, task).await?;
                     rest.start = part.end;
                 }
                 WriteStep::New { record, reservation, source } => {
@@ -37,7 +44,7 @@ impl<S: Storage> Stack<S> {
                     let task = async move {
                         stack.write_new(&image, &record, reservation, source, part, data).await
                     };
-                    Join::spawn(&*self.runtime, task).await?;
+                    Join::spawn(&*self.runtime, Box::pin(task)).await?;
                 }
             }
         }
@@ -57,7 +64,7 @@ impl<S: Storage> Stack<S> {
         let whole = image.bytes_of(&record.guest);
         let written = match self.copied_around(&whole, source, &part).await {
             Ok((head, tail)) => {
-                let parts: Vec<S::Payload> = head.into_iter().chain([data]).chain(tail).collect();
+                let parts: SmallVec<[S::Payload; 3]> = head.into_iter().chain([data]).chain(tail).collect();
                 image.write_reserved(&reservation, &parts).await
             }
             Err(error) => Err(error),
@@ -100,8 +107,7 @@ impl<S: Storage> Stack<S> {
 
     /// What layer `first` and those below hold, also behind the end of the disk, where nothing is.
     async fn read_from(self: &Rc<Self>, first: usize, range: Range<u64>) -> Result<S::Payload> {
-        let pieces = self.read(first, range, DataKind::Guest).await?;
-        Ok(S::Payload::concat(&pieces.iter().map(Piece::payload).collect::<Vec<_>>()))
+        Ok(Piece::join(self.read(first, range, DataKind::Guest).await?))
     }
 
     /// Writes a whole cluster, the last one perhaps cut short, as compressed data if that saves room.
@@ -154,7 +160,7 @@ impl<S: Storage> Stack<S> {
             }
             written
         };
-        Join::spawn(&*self.runtime, task).await
+        Join::spawn(&*self.runtime, Box::pin(task)).await
     }
 }
 

@@ -74,12 +74,12 @@ impl<S: Storage> Stack<S> {
             let cluster_end = old_size.next_multiple_of(image.cluster_size()).min(size);
             self.write_explicit_zeroes(old_size..cluster_end).await?;
         }
-        image.resize(size).await?;
-        let below = self.layers.get(1).map_or(0, |layer| layer.size());
-        if below > old_size && size > old_size {
-            // A larger image below shall not show through.
-            self.write_zeroes(old_size..below.min(size), false).await?;
+        let below = self.layers.get(1).map_or(0, |layer| layer.size()).min(size);
+        if below > old_size {
+            // A larger image below shall not show through, not even if something happens before the end.
+            image.prepare_resize(size).await?;
+            self.write_zeroes(old_size..below, false).await?;
         }
-        image.flush().await
+        image.resize(size).await
     }
 }

@@ -140,7 +140,7 @@ impl State {
             let base = geometry.first_of_block_slice(slice);
             let end = geometry.first_of_block_slice(slice + 1).min(run.end);
             if let Some(counts) = self.refcounts.get_mut(slice) {
-                (at - base..end - base).for_each(|index| geometry.width.set(counts, index as usize, count));
+                geometry.width.fill(counts, (at - base) as usize..(end - base) as usize, count);
             }
             at = end;
         }

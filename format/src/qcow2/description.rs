@@ -71,9 +71,13 @@ impl Header {
     /// The name of an incompatible feature bit, from the image's own table or from the format.
     pub fn feature_name(&self, bit: u32) -> String {
         let table = self.extension(extension::FEATURE_NAMES).unwrap_or_default();
-        let named = table.chunks_exact(48).find(|entry| entry[0] == 0 && u32::from(entry[1]) == bit);
-        match named {
-            Some(entry) => String::from_utf8_lossy(&entry[2..]).trim_end_matches('\0').to_owned(),
+        // The last entry may be cut short; a name ends with its first zero.
+        let names = table.chunks(48).filter_map(|entry| match entry {
+            [0, of, name @ ..] if u32::from(*of) == bit => name.split(|byte| *byte == 0).next(),
+            _ => None,
+        });
+        match names.into_iter().find(|name| !name.is_empty()) {
+            Some(name) => String::from_utf8_lossy(name).into_owned(),
             None => format!("incompatible feature bit {bit}"),
         }
     }

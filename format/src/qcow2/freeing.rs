@@ -9,6 +9,7 @@ use super::geometry::HostRun;
 use super::image::Image;
 use crate::storage::Storage;
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 /// One reference less to each cluster of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,19 +43,29 @@ pub(super) struct Waiting {
 }
 
 /// A request that may be using what was mapped when it began.
-pub(crate) struct Use<'a>(&'a Cell<u64>);
+#[derive(Debug)]
+pub(crate) struct Use {
+    waiting: Rc<Waiting>,
+    generation: usize,
+}
 
-impl Drop for Use<'_> {
+impl Drop for Use {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        let users = self.waiting.users(self.generation);
+        users.set(users.get() - 1);
     }
 }
 
 impl Waiting {
-    fn begin(&self) -> Use<'_> {
-        let users = &self.users[self.generation.get() % 2];
+    fn users(&self, generation: usize) -> &Cell<u64> {
+        &self.users[generation % 2]
+    }
+
+    fn begin(self: &Rc<Self>) -> Use {
+        let generation = self.generation.get();
+        let users = self.users(generation);
         users.set(users.get() + 1);
-        Use(users)
+        Use { waiting: self.clone(), generation }
     }
 
     fn add(&self, freed: Vec<Freed>) {
@@ -66,7 +77,7 @@ impl Waiting {
         let mut unused = Vec::new();
         // At most: what waits for the last generation, and what now waits for this one.
         for _ in 0..2 {
-            if self.users[(self.generation.get() + 1) % 2].get() != 0 {
+            if self.users(self.generation.get() + 1).get() != 0 {
                 break;
             }
             unused.append(&mut self.before.borrow_mut());
@@ -85,7 +96,7 @@ impl Waiting {
 
 impl<S: Storage> Image<S> {
     /// Says that a request begins that will use what it finds mapped, until the value is dropped.
-    pub(crate) fn begin_use(&self) -> Use<'_> {
+    pub(crate) fn begin_use(&self) -> Use {
         self.waiting.begin()
     }
 
@@ -133,7 +144,7 @@ mod tests {
 
     #[test]
     fn what_nobody_uses_is_free_at_once() {
-        let waiting = Waiting::default();
+        let waiting = Rc::new(Waiting::default());
         waiting.add(freed(1));
         assert_eq!(waiting.take_unused(), freed(1));
         assert_eq!(waiting.take_unused(), []);
@@ -141,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_a_request_may_use_waits_until_it_ends() {
-        let waiting = Waiting::default();
+        let waiting = Rc::new(Waiting::default());
         let first = waiting.begin();
         waiting.add(freed(1));
         assert_eq!(waiting.take_unused(), []);
@@ -158,7 +169,7 @@ mod tests {
 
     #[test]
     fn requests_that_follow_each_other_hold_nothing_up_for_ever() {
-        let waiting = Waiting::default();
+        let waiting = Rc::new(Waiting::default());
         let mut current = waiting.begin();
         for cluster in 0..10 {
             waiting.add(freed(cluster));

@@ -73,6 +73,8 @@ pub struct Image<S: Storage> {
     pub(super) options: ImageOptions,
     mode: Mode,
     pub(super) header: RefCell<Header>,
+    /// Another header was being written when the storage failed: nobody knows which one it holds.
+    pub(super) header_in_doubt: Cell<bool>,
     pub(super) state: RefCell<State>,
     /// Metadata that is being loaded, with those who wait for it, if anybody does.
     pub(super) loading: RefCell<FxHashMap<Missing, Option<Event>>>,
@@ -80,9 +82,11 @@ pub struct Image<S: Storage> {
     /// Notified when an operation leaves the list of those in flight.
     pub(super) idle: Event,
     pub(super) publishing: Cell<bool>,
+    /// A task is to publish and waits for its turn.
+    pub(super) publishing_soon: Cell<bool>,
     pub(super) published: Event,
     pub(super) timer_armed: Cell<bool>,
-    pub(super) waiting: Waiting,
+    pub(super) waiting: Rc<Waiting>,
     /// The compressed cluster that was read last, decompressed.
     pub(super) decompressed: RefCell<Option<(CompressedData, S::Payload)>>,
     /// What was found wrong while the image was open for writing: it is written no more.
@@ -165,6 +169,7 @@ impl<S: Storage> Image<S> {
         };
         let entry_bytes = if geometry.has_subclusters() { 16 } else { 8 };
         let full_l2 = header.size.div_ceil(cluster).saturating_mul(entry_bytes);
+        let l2_slices = full_l2.div_ceil(geometry.slice_bytes());
         let metadata_cache = options.metadata_cache.unwrap_or(full_l2.min(MAX_METADATA_CACHE));
         let tables = match mode {
             Mode::Write => Some(tables_of(&header, &l1, &refcount_table, file_len)),
@@ -176,8 +181,8 @@ impl<S: Storage> Image<S> {
             data_file: data_file.is_some(),
             l1,
             l1_dirty: Default::default(),
-            l2: SliceCache::new(metadata_cache, (geometry.slice_bytes() / 8) as usize),
-            refcounts: SliceCache::new(REFCOUNT_CACHE, geometry.slice_bytes() as usize),
+            l2: SliceCache::new(metadata_cache, (geometry.slice_bytes() / 8) as usize, l2_slices),
+            refcounts: SliceCache::new(REFCOUNT_CACHE, geometry.slice_bytes() as usize, u64::MAX),
             refcount_table,
             refcount_table_dirty: Default::default(),
             tables,
@@ -199,14 +204,16 @@ impl<S: Storage> Image<S> {
             options,
             mode,
             header: RefCell::new(header),
+            header_in_doubt: Cell::new(false),
             state: RefCell::new(state),
             loading: RefCell::default(),
             in_flight: RefCell::default(),
             idle: Event::new(),
             publishing: Cell::new(false),
+            publishing_soon: Cell::new(false),
             published: Event::new(),
             timer_armed: Cell::new(false),
-            waiting: Waiting::default(),
+            waiting: Rc::default(),
             decompressed: RefCell::default(),
             damage: RefCell::default(),
             file_len: Cell::new(file_len),

@@ -83,7 +83,8 @@ impl<S: Storage> Image<S> {
                 // A task: were it dropped half-way with its caller, what it was publishing would be lost.
                 if let Some(image) = self.this.upgrade() {
                     let full = self.state.borrow().refcount_table.len();
-                    Join::spawn(&*self.runtime, async move { image.grow_refcount_table(full).await }).await?;
+                    let task = Box::pin(async move { image.grow_refcount_table(full).await });
+                    Join::spawn(&*self.runtime, task).await?;
                 }
             }
         }

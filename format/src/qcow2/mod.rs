@@ -10,6 +10,7 @@
 //! | `feature_names` | the table of the features' names |
 //! | `features` | which images can be opened for what |
 //! | `protection` | damaged images: guests do not write over tables |
+//! | `cluster_layout` | the size of clusters, with or without subclusters |
 //! | `geometry` | cluster numbers and offsets, bits of table entries |
 //! | `state` | the metadata in memory |
 //! | `mapping` | L2 entries, and what the disk is mapped to |
@@ -18,11 +19,13 @@
 //! | `allocation` | free clusters, refcounts |
 //! | `freeing` | when a cluster that is not needed any more may be used again |
 //! | `refcount_width` | refcounts of 1 to 64 bits |
+//! | `slice_index` | where a slice lies in its cache |
 //! | `slices` | cached slices of L2 tables and refcount blocks |
 //! | `compression` | compressed clusters: the methods |
 //! | `compressed_data` | compressed clusters: reading them |
 //! | `loading` | bringing metadata into memory |
 //! | `operations` | what disks ask: mapping, and operations in flight |
+//! | `pieces` | metadata on its way to the storage |
 //! | `publish` | the order in which metadata reaches the storage |
 //! | `table_growth` | a larger refcount table |
 //! | `resize` | a larger or smaller disk |
@@ -31,6 +34,7 @@
 
 mod allocation;
 pub mod check;
+mod cluster_layout;
 mod compressed_data;
 mod compression;
 mod create;
@@ -45,18 +49,21 @@ mod image;
 mod loading;
 mod mapping;
 mod operations;
+mod pieces;
 mod protection;
 mod publish;
 mod reached;
 mod refcount_width;
 mod reservation;
 mod resize;
+mod slice_index;
 mod slices;
 mod state;
 mod table_growth;
 mod usage;
 mod zeroing;
 
+pub use cluster_layout::ClusterLayout;
 pub use compression::{Compression, compress};
 pub use create::{CacheOptions, CreateOptions, DataFileOptions, create, empty_file_bytes, read_header};
 pub(crate) use geometry::{GuestCluster, Subcluster};

@@ -99,7 +99,7 @@ impl<S: Storage> Image<S> {
 
     /// Decides where the first bytes of a guest's write go. What needs new clusters is registered as in
     /// flight; what overlaps an operation in flight waits for that to end.
-    pub(crate) async fn begin_write(&self, range: &Range<u64>) -> Result<WriteStep<'_, S::Payload>> {
+    pub(crate) async fn begin_write(&self, range: &Range<u64>) -> Result<WriteStep<S::Payload>> {
         self.check_writable()?;
         let step = self.step(range);
         loop {
@@ -228,6 +228,13 @@ impl<S: Storage> Image<S> {
         self.in_flight.borrow().iter().find(overlaps).cloned()
     }
 
+    /// Whether another operation than this one is in flight on a part of a cluster.
+    fn is_in_flight_besides(&self, record: &InFlight<S::Payload>, cluster: GuestCluster) -> bool {
+        let run = self.geometry.first_of_cluster(cluster)..self.geometry.first_of_cluster(cluster + 1);
+        let overlaps = |other: &InFlight<_>| other.guest.start < run.end && run.start < other.guest.end;
+        self.in_flight.borrow().iter().any(|other| !std::ptr::eq(&**other, record) && overlaps(other))
+    }
+
     /// The first subcluster after `start`, and before `end`, on which an operation is in flight; else `end`.
     fn next_in_flight(&self, start: Subcluster, end: Subcluster) -> Subcluster {
         let list = self.in_flight.borrow();
@@ -278,7 +285,8 @@ impl<S: Storage> Image<S> {
         reservation: Reservation,
         is_hole: impl Fn(Subcluster) -> bool,
     ) {
-        let unused = self.state.borrow_mut().commit(&reservation, is_hole);
+        let is_shared = |cluster| self.is_in_flight_besides(record, cluster);
+        let unused = self.state.borrow_mut().commit(&reservation, is_hole, is_shared);
         self.remove_references(&unused).await;
         self.finish(record);
         self.publish_when_due();
@@ -286,7 +294,8 @@ impl<S: Storage> Image<S> {
 
     /// Ends an operation that failed: nothing is mapped, the clusters are free again.
     pub(crate) async fn abandon(&self, record: &InFlight<S::Payload>, reservation: Reservation) {
-        let unused = self.state.borrow_mut().release(&reservation);
+        let is_shared = |cluster| self.is_in_flight_besides(record, cluster);
+        let unused = self.state.borrow_mut().release(&reservation, is_shared);
         self.remove_references(&unused).await;
         self.finish(record);
     }
@@ -320,9 +329,9 @@ pub(crate) enum FillStep<P> {
 }
 
 /// The first step of a guest's write.
-pub(crate) enum WriteStep<'a, P> {
+pub(crate) enum WriteStep<P> {
     /// Onto what is mapped: up to subcluster `end`, from byte `host` on, where the first subcluster begins.
-    InPlace { host: u64, end: Subcluster, using: Use<'a> },
+    InPlace { host: u64, end: Subcluster, using: Use },
     /// Onto reserved places, whose untouched rest comes from `source`.
     New { record: Rc<InFlight<P>>, reservation: Reservation, source: CopySource },
 }

@@ -20,10 +20,10 @@
 //! is free only once nothing does.
 
 use super::freeing::Freed;
-use super::geometry::OFFSET_MASK;
-use super::header::extension;
+use super::geometry::{COMPRESSED, OFFSET_MASK};
+use super::header::{Header, extension};
 use super::image::{Image, Mode};
-use super::slices::Entry;
+use super::pieces::Pieces;
 use crate::cache::CacheExtension;
 use crate::error::Result;
 use crate::runtime::Join;
@@ -33,14 +33,10 @@ use std::rc::Rc;
 /// Changed metadata: what is to be written where.
 #[derive(Default)]
 struct Batch {
-    refcounts: Vec<(u64, Vec<u8>)>,
-    refcount_keys: Vec<u64>,
-    refcount_table: Vec<(u64, Vec<u8>)>,
-    refcount_table_sectors: Vec<u64>,
-    l2: Vec<(u64, Vec<u8>)>,
-    l2_keys: Vec<u64>,
-    l1: Vec<(u64, Vec<u8>)>,
-    l1_sectors: Vec<u64>,
+    refcounts: Pieces,
+    refcount_table: Pieces,
+    l2: Pieces,
+    l1: Pieces,
     unpublished: u64,
     /// What the batch's tables no longer refer to.
     freed: Vec<Freed>,
@@ -56,7 +52,6 @@ impl Batch {
     }
 }
 
-const SECTOR: u64 = 512;
 /// So many runs of freed clusters wait for a batch at most.
 const MOST_FREED: usize = 4096;
 
@@ -77,14 +72,23 @@ impl<S: Storage> Image<S> {
     /// If the storage fails; what could not be written is tried again the next time.
     pub async fn flush(self: &Rc<Self>) -> Result<()> {
         let image = self.clone();
-        Join::spawn(&*self.runtime, async move { image.publish(true).await }).await
+        Join::spawn(&*self.runtime, Box::pin(async move { image.publish(true).await })).await
     }
 
     /// Publishes what is pending in the background, without waiting for it.
     pub(crate) fn publish_in_background(self: &Rc<Self>) {
+        // One task that has not begun is enough: it publishes whatever is there by then.
+        if self.publishing_soon.replace(true) {
+            return;
+        }
         let image = self.clone();
-        // What fails stays pending; whoever flushes or closes is told.
-        self.runtime.spawn(Box::pin(async move { drop(image.publish(false).await) }));
+        self.runtime.spawn(Box::pin(async move {
+            let turn = image.publishing_turn().await;
+            image.publishing_soon.set(false);
+            // What fails stays pending; whoever flushes or closes is told.
+            drop(image.publish_pending(false).await);
+            drop(turn);
+        }));
     }
 
     /// Closes the open batch if it has become too large, and sees that that of a cache does not grow too old.
@@ -143,9 +147,7 @@ impl<S: Storage> Image<S> {
             let in_use = self.bytes_in_use();
             if let Some(cache) = header.cache().filter(|cache| cache.in_use != in_use) {
                 header.set_extension(extension::CACHE, CacheExtension { in_use, ..cache }.to_bytes());
-                self.write_header(&header).await?;
-                self.barrier().await?;
-                *self.header.borrow_mut() = header;
+                self.switch_header(header).await?;
             }
         }
         Ok(())
@@ -169,7 +171,10 @@ impl<S: Storage> Image<S> {
 
     /// Publishes what is pending. Only in a turn.
     pub(super) async fn publish_pending(&self, durable: bool) -> Result<()> {
-        self.flush_data_file().await?;
+        if self.header_in_doubt.get() {
+            // The storage may hold one that points at other tables: what is published would be missing there.
+            self.switch_header(self.header()).await?;
+        }
         let mut batch = self.take_batch();
         let written = self.write_batch(&batch, durable).await;
         let freed = if written.is_ok() { std::mem::take(&mut batch.freed) } else { vec![] };
@@ -181,37 +186,47 @@ impl<S: Storage> Image<S> {
         written
     }
 
+    /// Makes another header durable. Only in a turn.
+    pub(super) async fn switch_header(&self, header: Header) -> Result<()> {
+        self.header_in_doubt.set(true);
+        self.write_header(&header).await?;
+        self.barrier().await?;
+        *self.header.borrow_mut() = header;
+        self.header_in_doubt.set(false);
+        Ok(())
+    }
+
     fn take_batch(&self) -> Batch {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let geometry = self.geometry;
         let header = self.header.borrow();
+        let within = |table: &[u64], (index, within): (usize, u64)| {
+            (table.get(index).copied().unwrap_or(0) & OFFSET_MASK) + within
+        };
+        let (l1, refcount_table) = (&state.l1, &state.refcount_table);
         let mut batch = Batch {
+            refcounts: state
+                .refcounts
+                .take_dirty(|slice| within(refcount_table, geometry.block_slice_position(slice))),
+            refcount_table: Pieces::of_sectors(
+                std::mem::take(&mut state.refcount_table_dirty),
+                refcount_table,
+                header.refcount_table_offset,
+            ),
+            l2: state.l2.take_dirty(|slice| within(l1, geometry.slice_position(slice))),
+            l1: Pieces::of_sectors(std::mem::take(&mut state.l1_dirty), l1, header.l1_table_offset),
             unpublished: std::mem::take(&mut state.unpublished),
             freed: std::mem::take(&mut state.freed),
-            ..Batch::default()
         };
-        for (key, bytes) in state.refcounts.take_dirty() {
-            let (block, within) = geometry.block_slice_position(key);
-            let offset = state.refcount_table.get(block).copied().unwrap_or(0) & OFFSET_MASK;
-            batch.refcounts.push((offset + within, bytes));
-            batch.refcount_keys.push(key);
+        if geometry.has_subclusters() && !state.data_file {
+            hide_unwritten(batch.l2.bytes_mut(), self.file_len.get());
         }
-        for (key, bytes) in state.l2.take_dirty() {
-            let (table, within) = geometry.slice_position(key);
-            let offset = state.l1.get(table).copied().unwrap_or(0) & OFFSET_MASK;
-            batch.l2.push((offset + within, bytes));
-            batch.l2_keys.push(key);
-        }
-        batch.refcount_table_sectors = std::mem::take(&mut state.refcount_table_dirty).into_iter().collect();
-        batch.refcount_table =
-            sectors(&batch.refcount_table_sectors, &state.refcount_table, header.refcount_table_offset);
-        batch.l1_sectors = std::mem::take(&mut state.l1_dirty).into_iter().collect();
-        batch.l1 = sectors(&batch.l1_sectors, &state.l1, header.l1_table_offset);
         batch
     }
 
     async fn write_batch(&self, batch: &Batch, durable: bool) -> Result<()> {
+        self.flush_data_file().await?;
         self.write_all(MetadataKind::RefcountBlock, &batch.refcounts).await?;
         if !batch.refcount_table.is_empty() {
             self.barrier().await?;
@@ -232,23 +247,24 @@ impl<S: Storage> Image<S> {
     fn end_batch(&self, batch: Batch, failed: bool) {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        for key in &batch.refcount_keys {
+        for key in &batch.refcounts.keys {
             state.refcounts.unpin(*key);
         }
-        for key in &batch.l2_keys {
+        for key in &batch.l2.keys {
             state.l2.unpin(*key);
         }
         if failed && !batch.is_empty() {
-            batch.refcount_keys.iter().for_each(|key| state.refcounts.mark_dirty(*key));
-            batch.l2_keys.iter().for_each(|key| state.l2.mark_dirty(*key));
-            state.refcount_table_dirty.extend(batch.refcount_table_sectors);
-            state.l1_dirty.extend(batch.l1_sectors);
+            batch.refcounts.keys.iter().for_each(|key| state.refcounts.mark_dirty(*key));
+            batch.l2.keys.iter().for_each(|key| state.l2.mark_dirty(*key));
+            state.refcount_table_dirty.extend(batch.refcount_table.keys);
+            state.l1_dirty.extend(batch.l1.keys);
             state.unpublished += batch.unpublished;
             state.freed.splice(0..0, batch.freed);
         }
     }
 
-    /// Makes the data in an external data file durable, before any table says that it is there.
+    /// Makes the data in an external data file durable, before any table says that it is there: that of a batch was
+    /// written before the batch was taken.
     async fn flush_data_file(&self) -> Result<()> {
         match &self.data_file {
             Some(file) => file.flush().await.map_err(self.blame.io("flushing the external data file", 0)),
@@ -257,20 +273,11 @@ impl<S: Storage> Image<S> {
     }
 
     /// Writes pieces of metadata, neighbours in one request.
-    async fn write_all(&self, kind: MetadataKind, pieces: &[(u64, Vec<u8>)]) -> Result<()> {
-        let mut order: Vec<&(u64, Vec<u8>)> = pieces.iter().collect();
-        order.sort_unstable_by_key(|(offset, _)| *offset);
-        for run in order.chunk_by(|a, b| a.0 + a.1.len() as u64 == b.0) {
-            let offset = run[0].0;
-            let write = match run {
-                [(_, bytes)] => self.storage.write_metadata(kind, offset, bytes).await,
-                run => {
-                    let joined = run.iter().map(|(_, bytes)| bytes.as_slice()).collect::<Vec<_>>().concat();
-                    self.storage.write_metadata(kind, offset, &joined).await
-                }
-            };
+    async fn write_all(&self, kind: MetadataKind, pieces: &Pieces) -> Result<()> {
+        for (offset, bytes) in pieces.runs() {
+            let write = self.storage.write_metadata(kind, offset, bytes).await;
             write.map_err(self.blame.io("writing metadata", offset))?;
-            let end = run.last().map_or(offset, |(offset, bytes)| offset + bytes.len() as u64);
+            let end = offset + bytes.len() as u64;
             self.file_len.set(self.file_len.get().max(end));
         }
         Ok(())
@@ -281,15 +288,15 @@ impl<S: Storage> Image<S> {
     }
 }
 
-/// The content of some 512-byte sectors of a table that begins at `offset`.
-fn sectors(numbers: &[u64], table: &[u64], offset: u64) -> Vec<(u64, Vec<u8>)> {
-    let entries = (SECTOR / 8) as usize;
-    numbers
-        .iter()
-        .map(|number| {
-            let start = *number as usize * entries;
-            let sector = table.get(start..).unwrap_or_default();
-            (offset + number * SECTOR, u64::encode(sector.get(..entries).unwrap_or(sector)))
-        })
-        .collect()
+/// Takes host clusters out of slices of extended L2 entries that lie beyond the end of the file: they are there for
+/// subclusters whose data is on its way, and with that the entry will be published again.
+fn hide_unwritten(slices: &mut [u8], file_len: u64) {
+    let (entries, _) = slices.as_chunks_mut::<16>();
+    for entry in entries {
+        let (word, allocated) = (u128::from_be_bytes(*entry) >> 64, u128::from_be_bytes(*entry) as u32);
+        let word = word as u64;
+        if allocated == 0 && word & COMPRESSED == 0 && word & OFFSET_MASK >= file_len {
+            entry[..8].fill(0);
+        }
+    }
 }

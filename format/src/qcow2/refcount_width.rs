@@ -1,5 +1,7 @@
 //! Refcounts of 1 to 64 bits, as they stand in refcount blocks.
 
+use std::ops::Range;
+
 /// How wide the refcounts of an image are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RefcountWidth {
@@ -53,6 +55,18 @@ impl RefcountWidth {
         if let Some(entry) = counts.get_mut(start..start.saturating_add(bytes)) {
             entry.iter_mut().rev().zip(count.to_le_bytes()).for_each(|(place, byte)| *place = byte);
         }
+    }
+
+    /// Sets all refcounts of a range of indices.
+    pub fn fill(self, counts: &mut [u8], range: Range<usize>, count: u64) {
+        debug_assert!(count <= self.max());
+        if self.order == 4 {
+            // The usual width.
+            let (pairs, _) = counts.as_chunks_mut::<2>();
+            pairs.get_mut(range).unwrap_or_default().fill((count as u16).to_be_bytes());
+            return;
+        }
+        range.for_each(|index| self.set(counts, index, count));
     }
 
     /// The first index in `from..end` whose refcount is zero, or not zero if `zero` is false; else `end`.
@@ -110,7 +124,7 @@ mod tests {
         for order in 0..=6 {
             let width = RefcountWidth::new(order);
             let mut counts = vec![0; 128];
-            (3..6).for_each(|index| width.set(&mut counts, index, 1));
+            width.fill(&mut counts, 3..6, 1);
             assert_eq!(width.find(&counts, 0, 16, false), 3, "{order}");
             assert_eq!(width.find(&counts, 3, 16, true), 6);
             assert_eq!(width.find(&counts, 6, 16, false), 16);

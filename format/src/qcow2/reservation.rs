@@ -109,20 +109,30 @@ impl State {
             return Ok(None);
         }
         let new_table = self.l2_table(geometry.l1_index(cluster))? == 0;
-        let behind = self.room_behind_compressed(bytes)?;
-        let needed = u64::from(behind.is_none()) + u64::from(new_table);
+        let behind = self.room_behind_compressed()?;
+        let fits = |offset: &u64| length(&geometry.host_clusters(&(*offset..offset + bytes))) == 1;
+        let within = behind.filter(fits);
+        let needed = u64::from(within.is_none()) + u64::from(new_table);
         let mut free = self.find_free(needed)?;
         if free.found < needed {
             return Ok(None);
         }
         let mut host = self.take(&mut free, needed)?;
+        // It goes on in the next cluster, if that is free.
+        let across = behind.filter(|offset| {
+            let next = geometry.host_clusters(&(*offset..offset + 1)).end;
+            within.is_none() && host.first().is_some_and(|run| run.start == next)
+        });
+        if across.is_some() {
+            take_first(&mut host);
+        }
         if new_table {
             let table = take_first(&mut host);
             self.add_table(geometry.l1_index(cluster), table);
         }
-        let offset = match behind {
+        let offset = match within.or(across) {
             Some(offset) => {
-                self.add_reference(geometry.host_clusters(&(offset..offset + bytes)).start);
+                self.add_reference(geometry.host_clusters(&(offset..offset + 1)).start);
                 offset
             }
             None => geometry.host_offset(take_first(&mut host)),
@@ -141,12 +151,11 @@ impl State {
         Ok(Some(reservation))
     }
 
-    /// Where `bytes` bytes fit into the cluster in which compressed data ended last, if they do.
-    fn room_behind_compressed(&mut self, bytes: u64) -> Result<Option<u64>, Stop> {
+    /// Where compressed data ended last, within a cluster to which one more reference can be counted.
+    fn room_behind_compressed(&mut self) -> Result<Option<u64>, Stop> {
         let Some(end) = self.compressed_end else { return Ok(None) };
-        let cluster = self.geometry.host_clusters(&(end..end + bytes));
-        let fits = length(&cluster) == 1 && self.refcount(cluster.start)? < self.geometry.width.max();
-        Ok(fits.then_some(end))
+        let cluster = self.geometry.host_clusters(&(end..end + 1)).start;
+        Ok((self.refcount(cluster)? < self.geometry.width.max()).then_some(end))
     }
 
     /// Whether the cluster of a subcluster without data has a host cluster to which others refer as well.
@@ -276,17 +285,20 @@ impl State {
     }
 
     /// Maps a reservation whose data has been written. The subclusters for which `is_hole` holds were not: they read
-    /// as zeroes. Clusters that are not needed after all are returned, to be freed.
+    /// as zeroes. Clusters that are not needed after all are returned, to be freed; `is_shared` says which ones another
+    /// operation is going to write to.
     pub fn commit(
         &mut self,
         reservation: &Reservation,
         is_hole: impl Fn(Subcluster) -> bool,
+        is_shared: impl Fn(GuestCluster) -> bool,
     ) -> SmallVec<[HostRun; 1]> {
         let unused = match (reservation.compressed, self.geometry.has_subclusters()) {
             (Some(data), _) => self.commit_compressed(reservation, data),
             (None, true) => self.commit_subclusters(reservation, is_hole),
             (None, false) => self.commit_clusters(reservation, is_hole),
         };
+        self.give_back_empty(reservation, is_shared);
         self.unpin(reservation);
         unused
     }
@@ -393,9 +405,33 @@ impl State {
         SmallVec::new()
     }
 
-    /// Gives a reservation up; its clusters are returned, to be freed.
-    pub fn release(&mut self, reservation: &Reservation) -> SmallVec<[HostRun; 1]> {
+    /// Gives a reservation up; its clusters are returned, to be freed, but those that `is_shared` with other operations.
+    pub fn release(
+        &mut self,
+        reservation: &Reservation,
+        is_shared: impl Fn(GuestCluster) -> bool,
+    ) -> SmallVec<[HostRun; 1]> {
+        self.give_back_empty(reservation, is_shared);
         self.unpin(reservation);
         reservation.taken.clone()
+    }
+
+    /// Takes host clusters away that were given to clusters for subclusters of which none has data now.
+    fn give_back_empty(&mut self, reservation: &Reservation, is_shared: impl Fn(GuestCluster) -> bool) {
+        let geometry = self.geometry;
+        let is_placed = reservation.taken.is_empty() && reservation.compressed.is_none();
+        if !geometry.has_subclusters() || self.data_file || !is_placed {
+            return;
+        }
+        let clusters = geometry.clusters_of(&reservation.guest);
+        for cluster in (clusters.start.0..clusters.end.0).map(GuestCluster) {
+            let Ok(entry) = self.entry(cluster) else { continue };
+            let is_empty = entry.bitmap & ALL_ALLOCATED == 0 && entry.offset() != 0;
+            if is_empty && entry.is_copied() && !is_shared(cluster) {
+                self.freed.push(Freed::reference(entry.references(&geometry, false)));
+                self.set_entry(cluster, L2Entry { word: 0, ..entry });
+                self.data_clusters = self.data_clusters.saturating_sub(1);
+            }
+        }
     }
 }

@@ -6,17 +6,43 @@ use super::header::{Header, MAX_L1_BYTES, l1_entries};
 use super::image::{Image, Mode};
 use super::slices::Entry;
 use crate::error::Result;
+use crate::runtime::Join;
 use crate::storage::{MetadataKind, Storage};
 use std::rc::Rc;
 
 impl<S: Storage> Image<S> {
     /// Changes the size of the disk to `size` bytes. What a larger one has more reads as zeroes, or as what lies below;
-    /// what a smaller one has less is lost. No request of a guest may be under way.
+    /// what a smaller one has less is lost. No request of a guest may be under way. Dropping the future stops nothing.
     ///
     /// # Errors
     /// If the image is not open for writing, the format cannot have such a disk, a smaller one would take data from
     /// internal snapshots of version 2, or the storage fails.
     pub async fn resize(self: &Rc<Self>, size: u64) -> Result<()> {
+        let image = self.clone();
+        // Were it dropped between the header and what follows from it, the storage would know of another table.
+        let task = async move {
+            image.grow_tables(size).await?;
+            let old_size = image.size();
+            if size < old_size {
+                image.drop_behind(size, old_size).await?;
+            }
+            image.flush().await?;
+            let _turn = image.publishing_turn().await;
+            image.switch_header(Header { size, ..image.header() }).await
+        };
+        Join::spawn(&*self.runtime, Box::pin(task)).await
+    }
+
+    /// Makes the L1 table large enough for a disk of `size` bytes, which does not become larger yet.
+    ///
+    /// # Errors
+    /// As [`resize`](Self::resize).
+    pub(crate) async fn prepare_resize(self: &Rc<Self>, size: u64) -> Result<()> {
+        let image = self.clone();
+        Join::spawn(&*self.runtime, Box::pin(async move { image.grow_tables(size).await })).await
+    }
+
+    async fn grow_tables(&self, size: u64) -> Result<()> {
         if self.mode() != Mode::Write {
             return Err(self.blame.refused("the image is not open for writing: its size cannot change"));
         }
@@ -35,15 +61,10 @@ impl<S: Storage> Image<S> {
                 "a disk of {size} bytes: its L1 table would exceed 32 MiB; use larger clusters"
             )));
         }
-        if size < header.size {
-            self.drop_behind(size, header.size).await?;
+        match entries > u64::from(header.l1_size) {
+            true => self.grow_l1(entries).await,
+            false => Ok(()),
         }
-        self.flush().await?;
-        if entries > u64::from(header.l1_size) {
-            return self.grow_l1(size, entries).await;
-        }
-        let _turn = self.publishing_turn().await;
-        self.switch_header(Header { size, ..self.header() }).await
     }
 
     /// Unmaps whole clusters behind the end of a disk that becomes smaller, and clears what the last one has behind it.
@@ -58,7 +79,7 @@ impl<S: Storage> Image<S> {
 
     /// Moves the L1 table to a larger place: the new one is durable before the header points at it, and the old place
     /// is free only once it no longer does.
-    async fn grow_l1(&self, size: u64, entries: u64) -> Result<()> {
+    async fn grow_l1(&self, entries: u64) -> Result<()> {
         let geometry = self.geometry;
         let bytes = (entries * 8).next_multiple_of(512);
         let clusters = bytes.div_ceil(geometry.cluster_size());
@@ -76,7 +97,7 @@ impl<S: Storage> Image<S> {
         self.file_len.set(self.file_len.get().max(offset + table.len() as u64));
         self.barrier().await?;
         let old = self.header();
-        let header = Header { size, l1_size: entries as u32, l1_table_offset: offset, ..old.clone() };
+        let header = Header { l1_size: entries as u32, l1_table_offset: offset, ..old.clone() };
         self.switch_header(header).await?;
         {
             let mut state = self.state.borrow_mut();
@@ -95,12 +116,5 @@ impl<S: Storage> Image<S> {
     async fn contiguous_clusters(&self, count: u64) -> Result<HostCluster> {
         let end = HostCluster(self.file_len.get().div_ceil(self.cluster_size()));
         self.with_metadata(|state| state.take_contiguous(end, count)).await
-    }
-
-    async fn switch_header(&self, header: Header) -> Result<()> {
-        self.write_header(&header).await?;
-        self.barrier().await?;
-        *self.header.borrow_mut() = header;
-        Ok(())
     }
 }

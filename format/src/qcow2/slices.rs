@@ -1,12 +1,19 @@
 //! A bounded cache of slices of on-disk tables.
 
-use rustc_hash::FxHashMap;
+use super::pieces::Pieces;
+use super::slice_index::Index;
 
 /// An entry of an on-disk table: fixed width, big-endian.
 pub(crate) trait Entry: Copy + Default {
     /// All entries of a table or a part of one, in order.
     fn decode(bytes: &[u8]) -> impl ExactSizeIterator<Item = Self>;
-    fn encode(entries: &[Self]) -> Vec<u8>;
+    /// Adds the entries as they stand in a table.
+    fn encode_to(entries: &[Self], bytes: &mut Vec<u8>);
+    fn encode(entries: &[Self]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(size_of_val(entries));
+        Self::encode_to(entries, &mut bytes);
+        bytes
+    }
 }
 
 macro_rules! big_endian_entry {
@@ -17,11 +24,11 @@ macro_rules! big_endian_entry {
                 entries.iter().map(|entry| <$width>::from_be_bytes(*entry))
             }
 
-            fn encode(entries: &[Self]) -> Vec<u8> {
-                let mut bytes = vec![0; size_of_val(entries)];
-                let (places, _) = bytes.as_chunks_mut::<{ size_of::<$width>() }>();
+            fn encode_to(entries: &[Self], bytes: &mut Vec<u8>) {
+                let start = bytes.len();
+                bytes.resize(start + size_of_val(entries), 0);
+                let (places, _) = bytes[start..].as_chunks_mut::<{ size_of::<$width>() }>();
                 places.iter_mut().zip(entries).for_each(|(place, entry)| *place = entry.to_be_bytes());
-                bytes
             }
         }
     };
@@ -36,8 +43,6 @@ struct Slot {
     key: u64,
     /// Differs from the storage.
     dirty: bool,
-    /// Used since the clock's hand passed last.
-    referenced: bool,
     /// Users that need it to stay: reservations to be committed, publications under way.
     pins: u32,
 }
@@ -50,8 +55,10 @@ pub(crate) struct SliceCache<E> {
     entries: Vec<E>,
     /// `None`: free.
     slots: Vec<Option<Slot>>,
+    /// A bit a slot: used since the clock's hand passed last. Apart from the slots, since every lookup sets it.
+    referenced: Vec<u64>,
     free: Vec<usize>,
-    index: FxHashMap<u64, usize>,
+    index: Index,
     capacity: usize,
     hand: usize,
     dirty: usize,
@@ -61,14 +68,17 @@ pub(crate) struct SliceCache<E> {
 }
 
 impl<E: Entry> SliceCache<E> {
-    /// A cache of at most `bytes` bytes (but at least 16 slices), with slices of `entries_per_slice`.
-    pub fn new(bytes: u64, entries_per_slice: usize) -> Self {
+    /// A cache of at most `bytes` bytes (but at least 16 slices), with slices of `entries_per_slice`, numbered below
+    /// `numbers`.
+    pub fn new(bytes: u64, entries_per_slice: usize, numbers: u64) -> Self {
+        let capacity = (bytes as usize / (entries_per_slice * size_of::<E>())).max(16);
         SliceCache {
             entries: vec![],
             slots: vec![],
+            referenced: vec![],
             free: vec![],
-            index: FxHashMap::default(),
-            capacity: (bytes as usize / (entries_per_slice * size_of::<E>())).max(16),
+            index: Index::new(numbers, capacity),
+            capacity,
             hand: 0,
             dirty: 0,
             held: 0,
@@ -85,24 +95,42 @@ impl<E: Entry> SliceCache<E> {
     }
 
     pub fn contains(&self, key: u64) -> bool {
-        self.index.contains_key(&key)
+        self.index.get(key).is_some()
     }
 
+    #[inline]
     pub fn get(&mut self, key: u64) -> Option<&[E]> {
-        let place = *self.index.get(&key)?;
-        self.slots[place].as_mut()?.referenced = true;
-        Some(&self.entries[place * self.entries_per_slice..][..self.entries_per_slice])
+        let place = self.index.get(key)?;
+        self.set_referenced(place);
+        self.entries.get(place * self.entries_per_slice..)?.get(..self.entries_per_slice)
     }
 
     /// The slice to be changed: it becomes dirty.
     pub fn get_mut(&mut self, key: u64) -> Option<&mut [E]> {
-        let place = *self.index.get(&key)?;
-        let slot = self.slots[place].as_mut()?;
-        slot.referenced = true;
+        let place = self.index.get(key)?;
+        self.set_referenced(place);
+        let slot = self.slots.get_mut(place)?.as_mut()?;
         self.held += usize::from(!slot.dirty && slot.pins == 0);
         self.dirty += usize::from(!slot.dirty);
         slot.dirty = true;
-        Some(&mut self.entries[place * self.entries_per_slice..][..self.entries_per_slice])
+        self.entries.get_mut(place * self.entries_per_slice..)?.get_mut(..self.entries_per_slice)
+    }
+
+    fn set_referenced(&mut self, place: usize) {
+        let (word, bit) = (place / 64, 1 << (place % 64));
+        // Mostly it is: then nothing is written.
+        if let Some(word) = self.referenced.get_mut(word).filter(|word| **word & bit == 0) {
+            *word |= bit;
+        }
+    }
+
+    /// Takes the mark of use off a slot; whether there was one.
+    fn take_referenced(&mut self, place: usize) -> bool {
+        let Some(word) = self.referenced.get_mut(place / 64) else { return false };
+        let bit = 1 << (place % 64);
+        let was = *word & bit != 0;
+        *word &= !bit;
+        was
     }
 
     /// Adds a slice as it stands in the storage; one that is here already is newer and stays. Nothing is
@@ -112,25 +140,28 @@ impl<E: Entry> SliceCache<E> {
         if self.contains(key) {
             return;
         }
-        let slot = Some(Slot { key, dirty: false, referenced: true, pins: 0 });
-        match self.free.pop() {
+        let slot = Some(Slot { key, dirty: false, pins: 0 });
+        let place = match self.free.pop() {
             Some(place) => {
                 let start = place * self.entries_per_slice;
                 let places = &mut self.entries[start..start + self.entries_per_slice];
                 places.iter_mut().zip(entries).for_each(|(place, entry)| *place = entry);
                 self.slots[place] = slot;
-                self.index.insert(key, place);
+                place
             }
             None => {
-                self.index.insert(key, self.slots.len());
                 self.slots.push(slot);
+                self.referenced.resize(self.slots.len().div_ceil(64), 0);
                 // A third at a time: doubling would waste up to half of the memory.
                 if self.entries.capacity() < self.entries.len() + self.entries_per_slice {
                     self.entries.reserve_exact((self.slots.len() / 3).max(16) * self.entries_per_slice);
                 }
                 self.entries.extend(entries);
+                self.slots.len() - 1
             }
-        }
+        };
+        self.index.insert(key, place);
+        self.set_referenced(place);
     }
 
     /// Adds the slice of a new table: all zero, and dirty.
@@ -140,22 +171,29 @@ impl<E: Entry> SliceCache<E> {
     }
 
     /// Evicts slices above the capacity, as far as a bounded search finds some that were not used lately.
+    #[inline]
     pub fn trim(&mut self) {
-        let mut excess = (self.index.len() - self.held).saturating_sub(self.capacity);
+        let excess = (self.slots.len() - self.free.len() - self.held).saturating_sub(self.capacity);
+        if excess > 0 {
+            self.evict(excess);
+        }
+    }
+
+    fn evict(&mut self, excess: usize) {
+        let mut excess = excess;
         let mut steps = 64 + 2 * excess;
         while excess > 0 && steps > 0 {
             steps -= 1;
             self.hand = (self.hand + 1) % self.slots.len();
-            match &mut self.slots[self.hand] {
-                Some(slot) if slot.dirty || slot.pins > 0 => {}
-                Some(slot) if slot.referenced => slot.referenced = false,
-                place => {
-                    if let Some(evicted) = place.take() {
-                        self.index.remove(&evicted.key);
-                        self.free.push(self.hand);
-                        excess -= 1;
-                    }
-                }
+            let place = self.hand;
+            let is_free_to_go = self.slots[place].as_ref().is_some_and(|slot| !slot.dirty && slot.pins == 0);
+            if !is_free_to_go || self.take_referenced(place) {
+                continue;
+            }
+            if let Some(evicted) = self.slots[place].take() {
+                self.index.remove(evicted.key);
+                self.free.push(place);
+                excess -= 1;
             }
         }
     }
@@ -176,20 +214,24 @@ impl<E: Entry> SliceCache<E> {
         }
     }
 
-    /// The dirty slices in order, encoded; they become clean and pinned, so that nobody loads them from the
-    /// storage before they are there.
-    pub fn take_dirty(&mut self) -> Vec<(u64, Vec<u8>)> {
+    /// The dirty slices, each at the offset that it has in the file; they become clean and pinned, so that nobody
+    /// loads them from the storage before they are there.
+    pub fn take_dirty(&mut self, offset_of: impl Fn(u64) -> u64) -> Pieces {
         let mut taken = Vec::with_capacity(self.dirty);
         for (place, slot) in self.slots.iter_mut().enumerate() {
             let Some(slot) = slot.as_mut().filter(|slot| slot.dirty) else { continue };
             slot.dirty = false;
             slot.pins += 1;
-            let entries = &self.entries[place * self.entries_per_slice..][..self.entries_per_slice];
-            taken.push((slot.key, E::encode(entries)));
+            taken.push((offset_of(slot.key), slot.key, place));
         }
         self.dirty = 0;
-        taken.sort_unstable_by_key(|(key, _)| *key);
-        taken
+        taken.sort_unstable();
+        let mut pieces = Pieces::for_slices(taken.len(), self.entries_per_slice * size_of::<E>());
+        for (offset, key, place) in taken {
+            let entries = &self.entries[place * self.entries_per_slice..][..self.entries_per_slice];
+            pieces.push(key, offset, entries);
+        }
+        pieces
     }
 
     /// Says that a slice did not reach the storage after all.
@@ -201,11 +243,11 @@ impl<E: Entry> SliceCache<E> {
     pub fn memory(&self) -> u64 {
         let places =
             self.slots.capacity() * size_of::<Option<Slot>>() + self.free.capacity() * size_of::<usize>();
-        let index = self.index.capacity() * size_of::<(u64, usize)>();
-        (self.entries.capacity() * size_of::<E>() + places + index) as u64
+        let referenced = self.referenced.capacity() * size_of::<u64>();
+        (self.entries.capacity() * size_of::<E>() + places + referenced + self.index.memory()) as u64
     }
 
     fn slot(&mut self, key: u64) -> Option<&mut Slot> {
-        self.slots[*self.index.get(&key)?].as_mut()
+        self.slots.get_mut(self.index.get(key)?)?.as_mut()
     }
 }

@@ -2,7 +2,7 @@
 
 use super::geometry::*;
 use super::header::{Header, MAX_REFCOUNT_TABLE_BYTES};
-use super::image::Image;
+use super::image::{Image, Mode};
 use super::slices::Entry;
 use super::state::State;
 use crate::error::Result;
@@ -16,13 +16,14 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(geometry: &Geometry, old_entries: u64) -> Self {
+    /// `wanted`: entries that there should be at least.
+    fn new(geometry: &Geometry, old_entries: u64, wanted: u64) -> Self {
         let entries_per_cluster = geometry.cluster_size() / 8;
         let first = geometry.first_of_block(old_entries);
         let mut blocks = 1;
         loop {
             // Half as large again, so that it rarely happens.
-            let entries = old_entries + old_entries / 2 + blocks;
+            let entries = (old_entries + old_entries / 2 + blocks).max(wanted);
             let table_clusters = entries.div_ceil(entries_per_cluster);
             let needed = (blocks + table_clusters).div_ceil(1 << geometry.block_bits);
             if needed <= blocks {
@@ -49,6 +50,21 @@ impl<S: Storage> Image<S> {
         if is_still_full { self.grow().await } else { Ok(()) }
     }
 
+    /// Entries that count the image once a guest has written all of its disk, if that is no large table: moving it
+    /// several times costs more. A cache takes no room in advance.
+    fn entries_in_the_end(&self) -> u64 {
+        const MOST_BYTES: u64 = 64 << 10;
+        if self.mode() != Mode::Write {
+            return 0;
+        }
+        let geometry = self.geometry;
+        let data = self.size().div_ceil(geometry.cluster_size());
+        let tables = data.div_ceil(1 << geometry.l2_bits) + data.div_ceil(1 << geometry.block_bits);
+        // Some room for the rest: header, L1 and refcount table.
+        let blocks = (data + tables).div_ceil(1 << geometry.block_bits) + 2;
+        blocks.min(MOST_BYTES / 8)
+    }
+
     async fn grow(&self) -> Result<()> {
         // The new table is to point at nothing that a power cut could still lose.
         loop {
@@ -62,7 +78,7 @@ impl<S: Storage> Image<S> {
             let state = self.state.borrow();
             (state.refcount_table.len() as u64, state.limit)
         };
-        let plan = Plan::new(&geometry, old_entries);
+        let plan = Plan::new(&geometry, old_entries, self.entries_in_the_end());
         if plan.end() > limit {
             self.state.borrow_mut().limit = plan.first.min(limit);
             return Ok(());
@@ -96,10 +112,8 @@ impl<S: Storage> Image<S> {
             refcount_table_clusters: plan.table_clusters as u32,
             ..old.clone()
         };
-        self.write_header(&header).await?;
-        self.barrier().await?;
         // Only now: had the header not been written, the old table would still be the one that counts.
-        *self.header.borrow_mut() = header;
+        self.switch_header(header).await?;
         adopt(&mut self.state.borrow_mut(), table, &plan, &counts);
         let old_bytes = u64::from(old.refcount_table_clusters) << geometry.cluster_bits;
         let old_table =

@@ -1,8 +1,8 @@
 //! Waiting for the result of a task.
 
-use super::Runtime;
+use super::{LocalFuture, Runtime};
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -16,8 +16,7 @@ struct Outcome<T> {
 
 impl Join {
     /// Runs `task` beside the caller from the first poll on; the returned future only waits for its result.
-    pub async fn spawn<T: 'static>(runtime: &dyn Runtime, task: impl Future<Output = T> + 'static) -> T {
-        let mut task = Box::pin(task);
+    pub async fn spawn<T: 'static>(runtime: &dyn Runtime, mut task: LocalFuture<T>) -> T {
         if runtime.begins_in_place() {
             // With storage that is ready at once, that is all: nobody else need know of the task.
             let begun = poll_fn(|context| Poll::Ready(task.as_mut().poll(context))).await;

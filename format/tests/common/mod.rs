@@ -2,9 +2,17 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub mod blocks;
+pub mod caches;
+pub mod cuts;
 pub mod damage;
+pub mod failing;
+pub mod guest;
 pub mod images;
+pub mod kinds;
 pub mod qemu;
+pub mod recorded;
+pub mod reference;
 pub mod samples;
 pub mod sparse;
 pub mod steered;

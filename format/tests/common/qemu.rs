@@ -1,7 +1,10 @@
 //! The stock QEMU tools.
 
+use nix::fcntl::{FcntlArg, fcntl};
+use std::io::{self, Read};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 static STARTING: Mutex<()> = Mutex::new(());
@@ -10,6 +13,22 @@ static STARTING: Mutex<()> = Mutex::new(());
 /// of every file that is open here, and so keeps an image locked that was just closed.
 pub fn no_process_starts() -> MutexGuard<'static, ()> {
     STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a process, and waits until it has let go of its copies of what is open here: it closes them one after the
+/// other, a short while after it has begun.
+fn start(command: &mut Command) -> io::Result<Child> {
+    /// Higher than that of any file of an image.
+    const LAST: i32 = 900;
+    let (mut last_is_closed, last) = io::pipe()?;
+    let last_to_close = fcntl(&last, FcntlArg::F_DUPFD_CLOEXEC(LAST))?;
+    drop(last);
+    // SAFETY: `fcntl` has just made it, and nobody else knows of it.
+    let last_to_close = unsafe { OwnedFd::from_raw_fd(last_to_close) };
+    let process = command.spawn();
+    drop(last_to_close);
+    last_is_closed.read_to_end(&mut Vec::new())?;
+    process
 }
 
 fn run(tool: &str, folder: &Path, arguments: &[&str]) -> Output {
@@ -22,7 +41,7 @@ fn run(tool: &str, folder: &Path, arguments: &[&str]) -> Output {
         .stderr(Stdio::piped());
     let started = {
         let _starting = no_process_starts();
-        command.spawn()
+        start(&mut command)
     };
     let output = started.and_then(|process| process.wait_with_output());
     output
@@ -82,9 +101,9 @@ pub fn leaks(folder: &Path, image: &str) -> Vec<u64> {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let accepted = matches!(output.status.code(), Some(0 | 3));
     assert!(accepted, "qemu-img check {image}: {}\n{out:.2000}{err}", output.status);
-    let lines = out.lines().chain(err.lines());
-    let numbers =
-        lines.filter_map(|line| line.strip_prefix("Leaked cluster ")?.split(' ').next()?.parse().ok());
+    // They may begin in the middle of a line.
+    let leaks = out.split("Leaked cluster ").skip(1).chain(err.split("Leaked cluster ").skip(1));
+    let numbers = leaks.filter_map(|rest| rest.split(' ').next()?.parse().ok());
     numbers.collect()
 }
 

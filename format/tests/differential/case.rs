@@ -96,6 +96,7 @@ impl<'a> Case<'a> {
             refcount_bits: 16,
             extended_l2: false,
             compression: crate::axes::Compression::Zlib,
+            has_compressed: false,
             lazy_refcounts: false,
             data_file: None,
             backing: None,
@@ -109,7 +110,7 @@ impl<'a> Case<'a> {
             .filter(|op| matches!(op, Op::Write(..) | Op::WriteZeroes { .. }))
             .collect();
         if backing.is_raw {
-            ops.iter().for_each(|op| op.apply(self.noise, &mut model));
+            ops.iter().for_each(|op| op.apply(self.noise, &mut model, Side::Ours));
             // A raw base ends anywhere.
             let mut content = model.bytes;
             content.truncate(content.len() - self.random.below(512) as usize);
@@ -161,7 +162,7 @@ impl<'a> Case<'a> {
                 Some(command) => commands.push(command),
                 None => commands.extend(["close".into(), stock::open_command(NAME)]),
             }
-            op.apply(self.noise, &mut self.model);
+            op.apply(self.noise, &mut self.model, Side::Stock);
         }
         stock::run(self.folder.path(), &commands);
         self.note("ours: read all".into());

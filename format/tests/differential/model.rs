@@ -2,12 +2,21 @@
 
 use std::ops::Range;
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Knowledge {
+    Sure,
+    /// Discarded: zero or still what was there.
+    Discarded,
+    /// Anything may be there until somebody has read it.
+    None,
+}
+
 /// The disk as an array of bytes.
 #[derive(Clone)]
 pub struct Model {
     pub bytes: Vec<u8>,
-    /// Discarded: zero or still what was there.
-    discarded: Vec<bool>,
+    /// What is known of each byte.
+    knowledge: Vec<Knowledge>,
     cluster_size: u64,
     /// Clusters that nobody has touched since the image was made: the only ones that the stock tools write
     /// compressed.
@@ -27,7 +36,7 @@ impl Model {
     pub fn new(bytes: Vec<u8>, cluster_size: u64, is_untouched: bool) -> Self {
         let clusters = (bytes.len() as u64).div_ceil(cluster_size) as usize;
         Model {
-            discarded: vec![false; bytes.len()],
+            knowledge: vec![Knowledge::Sure; bytes.len()],
             bytes,
             cluster_size,
             untouched: vec![is_untouched; clusters],
@@ -54,7 +63,7 @@ impl Model {
     pub fn write(&mut self, range: &Range<u64>, data: &[u8]) {
         self.touch(range);
         self.bytes[indices(range)].copy_from_slice(data);
-        self.discarded[indices(range)].fill(false);
+        self.knowledge[indices(range)].fill(Knowledge::Sure);
     }
 
     pub fn write_compressed(&mut self, range: &Range<u64>, data: &[u8]) {
@@ -69,16 +78,20 @@ impl Model {
 
     pub fn discard(&mut self, range: &Range<u64>) {
         self.touch(range);
-        self.discarded[indices(range)].fill(true);
+        self.knowledge[indices(range)].fill(Knowledge::Discarded);
     }
 
-    /// New room is zero, whatever a backing file holds there.
-    pub fn resize(&mut self, size: u64) {
-        // What a cluster held beyond the old end is nobody's business.
-        let end = self.size().min(size);
-        self.touch(&(end..self.size()));
+    /// New room is zero, whatever a backing file holds there. But if `may_be_stale`, what the old last cluster held
+    /// beyond the old end may come to light.
+    pub fn resize(&mut self, size: u64, may_be_stale: bool) {
+        let old_end = self.size();
+        self.touch(&(old_end.min(size)..old_end));
         self.bytes.resize(size as usize, 0);
-        self.discarded.resize(size as usize, false);
+        self.knowledge.resize(size as usize, Knowledge::Sure);
+        if may_be_stale && size > old_end {
+            let end = old_end.next_multiple_of(self.cluster_size).min(size);
+            self.knowledge[indices(&(old_end..end))].fill(Knowledge::None);
+        }
         let clusters = size.div_ceil(self.cluster_size) as usize;
         self.untouched.resize(clusters, false);
         self.compressed.resize(clusters, false);
@@ -88,11 +101,15 @@ impl Model {
     #[track_caller]
     pub fn compare(&self, start: u64, found: &[u8], what: &str) {
         let range = indices(&(start..start + found.len() as u64));
-        let (expected, discarded) = (&self.bytes[range.clone()], &self.discarded[range]);
+        let (expected, knowledge) = (&self.bytes[range.clone()], &self.knowledge[range]);
         if found == expected {
             return;
         }
-        let wrong = |at: usize| found[at] != expected[at] && !(discarded[at] && found[at] == 0);
+        let wrong = |at: usize| match knowledge[at] {
+            Knowledge::Sure => found[at] != expected[at],
+            Knowledge::Discarded => found[at] != expected[at] && found[at] != 0,
+            Knowledge::None => false,
+        };
         if let Some(at) = (0..found.len()).find(|at| wrong(*at)) {
             let end = (at + 16).min(found.len());
             let wrong_bytes = (at..found.len()).filter(|at| wrong(*at)).count();
@@ -105,20 +122,22 @@ impl Model {
         }
     }
 
-    /// Compares the whole disk; where it was discarded, what was found is from now on what is there.
+    /// Compares the whole disk; where that was not sure, what was found is from now on what is there.
     #[track_caller]
     pub fn settle(&mut self, found: &[u8], what: &str) {
         assert_eq!(found.len(), self.bytes.len(), "{what}: lengths differ");
         self.compare(0, found, what);
         self.bytes.copy_from_slice(found);
-        self.discarded.fill(false);
+        self.knowledge.fill(Knowledge::Sure);
     }
 
     /// The longest part at the start of `range` that is known to hold one byte all over, and that byte.
     pub fn uniform(&self, range: &Range<u64>) -> Option<(Range<u64>, u8)> {
         let first = *self.bytes.get(range.start as usize)?;
-        let bytes = self.bytes[indices(range)].iter().zip(&self.discarded[indices(range)]);
-        let len = bytes.take_while(|(byte, discarded)| **byte == first && !**discarded).count() as u64;
+        let bytes = self.bytes[indices(range)].iter().zip(&self.knowledge[indices(range)]);
+        let is_sure =
+            |(byte, knowledge): &(&u8, &Knowledge)| **byte == first && **knowledge == Knowledge::Sure;
+        let len = bytes.take_while(is_sure).count() as u64;
         (len > 0).then(|| (range.start..range.start + len, first))
     }
 }

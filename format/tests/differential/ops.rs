@@ -130,7 +130,7 @@ impl Op {
         match random.below(100) {
             0..14 => Op::WriteZeroes { range: piece, unmap: random.chance(0.5) },
             14..26 if shape.can_discard() => Op::Discard(piece),
-            26..38 if shape.can_compress() => match compressible(random, model, cluster_size, side) {
+            26..38 if shape.has_compressed => match compressible(random, model, cluster_size, side) {
                 Some(range) => Op::WriteCompressed(range, noise.random(random)),
                 None => Op::Write(piece, noise.random(random)),
             },
@@ -166,7 +166,7 @@ impl Op {
         })
     }
 
-    pub fn apply(&self, noise: &Noise, model: &mut Model) {
+    pub fn apply(&self, noise: &Noise, model: &mut Model, side: Side) {
         match self {
             Op::Write(range, data) => model.write(range, &noise.bytes(data, range.end - range.start)),
             Op::WriteCompressed(range, data) => {
@@ -174,7 +174,7 @@ impl Op {
             }
             Op::WriteZeroes { range, .. } => model.write_zeroes(range),
             Op::Discard(range) => model.discard(range),
-            Op::Resize(size) => model.resize(*size),
+            Op::Resize(size) => model.resize(*size, side == Side::Stock),
             Op::Reopen => model.lost_compressed = false,
             Op::Read(_) | Op::Flush => {}
         }

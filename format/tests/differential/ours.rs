@@ -3,14 +3,14 @@
 use crate::axes::{self, Shape};
 use crate::common::{Random, qemu};
 use crate::model::Model;
-use crate::ops::{Noise, Op};
+use crate::ops::{Noise, Op, Side};
 use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 use std::path::Path;
 use std::rc::Rc;
 use vmicache_format::Result;
 use vmicache_format::disk::Disk;
-use vmicache_format::files::{ChainOptions, Format, create_image, open_chain};
+use vmicache_format::files::{ChainOptions, Format, NamedFiles, create_image, open_chain};
 use vmicache_format::qcow2::{Compression, CreateOptions, DataFileOptions, ImageOptions};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::HostFile;
@@ -36,6 +36,12 @@ pub fn create(folder: &Path, name: &str, shape: &Shape) {
         }),
         ..CreateOptions::new(shape.size)
     };
+    if let Some(data_file) = shape.data_file {
+        // A raw image is as long as its disk.
+        let bytes = if data_file == axes::DataFile::Raw { shape.size } else { 0 };
+        let file = std::fs::File::create(folder.join(format!("{name}.data")));
+        file.and_then(|file| file.set_len(bytes)).expect("the data file can be made");
+    }
     let made = LocalRuntime::new().block_on(create_image(&folder.join(name), &options));
     made.unwrap_or_else(|error| panic!("ours cannot make the image: {error}"));
 }
@@ -58,7 +64,8 @@ impl Opened {
             batch_bytes: random.pick(&[1, 100_000, 16 << 20]),
             ..ImageOptions::default()
         };
-        let options = ChainOptions { writable, image, ..ChainOptions::default() };
+        let options =
+            ChainOptions { writable, image, named_files: NamedFiles::Allow, ..ChainOptions::default() };
         let runtime = LocalRuntime::new();
         let opened = {
             let _alone = qemu::no_process_starts();
@@ -85,7 +92,7 @@ impl Opened {
                 model.compare(range.start, &found, &format!("ours reads {range:?}"));
             }
         }
-        ops.iter().for_each(|op| op.apply(noise, model));
+        ops.iter().for_each(|op| op.apply(noise, model, Side::Ours));
     }
 
     fn read(&self, offset: u64, len: u64) -> Bytes {
@@ -123,8 +130,8 @@ async fn perform(disk: &Disk<HostFile>, op: &Op, noise: &Noise, cluster_size: u6
     }
 }
 
-/// Reads the whole disk, in one request and then in pieces; where it was discarded, what is found is from now on
-/// what it holds.
+/// Reads the whole disk, in one request and then in pieces; where its content is not sure, what is found
+/// is from now on what it holds.
 pub fn settle(random: &mut Random, path: &Path, model: &mut Model, what: &str) {
     let opened = Opened::new(random, path, false);
     model.settle(&opened.read(0, opened.disk.size()), what);

@@ -49,7 +49,7 @@ pub fn run(folder: &Path, commands: &[String]) {
     qemu::io_commands(folder, commands);
 }
 
-/// What the stock tools read; where the disk was discarded, that is from now on what it holds.
+/// What the stock tools read; where that is not sure, it is from now on what the disk holds.
 pub fn settle(folder: &Path, name: &str, model: &mut Model, what: &str) {
     model.settle(&qemu::content(folder, name), what);
 }

@@ -20,9 +20,12 @@ fn put(model: &mut [u8], offset: u64, data: &[u8]) {
     model[offset as usize..offset as usize + data.len()].copy_from_slice(data);
 }
 
-/// Random writes and zeroes, several at once, none onto another.
+/// Random writes and zeroes, several at once, none onto another; now and then a flush.
 async fn use_disk(disk: &vmicache_format::disk::Disk<Steered>, random: &mut Random, model: &mut [u8]) {
-    for _ in 0..30 {
+    for round in 0..30 {
+        if round % 3 == 2 {
+            disk.flush().await.expect("it can be flushed");
+        }
         let part = model.len() as u64 / 4;
         let pieces = (0..4).map(|number| {
             let piece = random.piece(part, 30_000);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use std::path::Path;
 use std::rc::Rc;
 use vmicache_format::disk::Disk;
-use vmicache_format::files::{ChainOptions, Format, create_image, open_chain};
+use vmicache_format::files::{ChainOptions, Format, NamedFiles, create_image, open_chain};
 use vmicache_format::qcow2::{CreateOptions, Mode, read_header};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{HostFile, Memory};
@@ -100,6 +100,11 @@ fn a_luks_image_of_the_stock_tool_is_refused_and_described() {
     assert_only_described(&bytes, "luks");
 }
 
+/// Images may name other files.
+fn all_named() -> ChainOptions {
+    ChainOptions { named_files: NamedFiles::Allow, ..ChainOptions::default() }
+}
+
 fn open_file(path: &Path, options: &ChainOptions, runtime: &Rc<LocalRuntime>) -> Result<Disk<HostFile>> {
     let _alone = qemu::no_process_starts();
     runtime.block_on(open_chain(path, Format::Qcow2, options, runtime.clone()))
@@ -128,7 +133,7 @@ fn a_chain_that_backs_itself_is_refused() {
     std::os::unix::fs::symlink(path, path.with_file_name("roundabout-folder")).expect("a link");
     for name in ["itself", "a", "b", "c", "linked", "hard", "roundabout"] {
         for writable in [false, true] {
-            let options = ChainOptions { writable, ..ChainOptions::default() };
+            let options = ChainOptions { writable, ..all_named() };
             let error =
                 open_file(&path.join(name), &options, &LocalRuntime::new()).err().expect("that never ends");
             assert!(matches!(error, Error::Refused { .. }), "{name}: {error:?}");
@@ -154,7 +159,7 @@ fn guest_data_in_a_raw_base_names_no_backing_file() {
     };
     let runtime = LocalRuntime::new();
     runtime.block_on(create_image(&path.join("image"), &overlay("raw"))).expect("it can be made");
-    let disk = open_file(&path.join("image"), &ChainOptions::default(), &runtime).expect("it opens");
+    let disk = open_file(&path.join("image"), &all_named(), &runtime).expect("it opens");
     let read = runtime.block_on(disk.read(0, disk.size())).expect("it can be read");
     assert_same(&read, &base[..read.len()], "the raw base");
     drop(disk);
@@ -167,7 +172,7 @@ fn guest_data_in_a_raw_base_names_no_backing_file() {
     bytes[at..at + 4].copy_from_slice(&0x1234_5678_u32.to_be_bytes());
     std::fs::write(path.join("image"), &bytes).expect("a file");
     for writable in [false, true] {
-        let options = ChainOptions { writable, ..ChainOptions::default() };
+        let options = ChainOptions { writable, ..all_named() };
         let error = open_file(&path.join("image"), &options, &runtime).err().expect("nothing is guessed");
         assert!(error.to_string().contains("format of the backing file"), "{error}");
     }
@@ -185,14 +190,14 @@ fn a_guest_that_writes_a_header_changes_no_chain() {
         ..with_clusters(512, DISK)
     });
     let header = Bytes::from(posing.to_vec()[..512].to_vec());
-    let writable = ChainOptions { writable: true, ..ChainOptions::default() };
+    let writable = ChainOptions { writable: true, ..all_named() };
     let disk = open_file(&path, &writable, &runtime).expect("it opens");
     runtime.block_on(async {
         disk.write(0, header.clone()).await.expect("it can be written");
         disk.close().await.expect("it closes");
     });
     drop(disk);
-    let disk = open_file(&path, &ChainOptions::default(), &runtime).expect("it opens");
+    let disk = open_file(&path, &all_named(), &runtime).expect("it opens");
     assert_eq!(disk.layers().len(), 1);
     assert_same(&runtime.block_on(disk.read(0, 512)).expect("it can be read"), &header, "the guest's header");
 }

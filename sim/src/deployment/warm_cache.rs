@@ -57,7 +57,7 @@ impl WarmCaches {
     fn new_cache(&self, cache: &Cache) -> Result<replay::Cache> {
         let chain = Chain {
             layout: Layout::Warm,
-            cluster_size: cache.cluster_bytes,
+            clusters: cache.clusters,
             quota: cache.quota_bytes,
             disk_size: self.guest.disk_bytes,
         };

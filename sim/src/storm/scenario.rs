@@ -2,6 +2,7 @@
 
 use crate::engine::{Deadlock, Span, Violation};
 use crate::hardware::{CacheMode, Network, Profile};
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_format::trace::{Dependencies, Trace};
 
 /// A guest: its disk, and what was recorded of its boots.
@@ -33,8 +34,8 @@ pub enum Deployment {
 /// A cache image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cache {
-    /// Cluster size in bytes: a power of two from 512 to 2 MiB.
-    pub cluster_bytes: u64,
+    /// How its clusters are laid out.
+    pub clusters: ClusterLayout,
     /// Bytes that its file never exceeds; `None`: as much as the disk could need.
     pub quota_bytes: Option<u64>,
     /// Whether a guest's read waits for the copy that the cache keeps of it.

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::path::Path;
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_format::trace::{Dependencies, Trace};
 use vmicache_sim::engine::Span;
 use vmicache_sim::hardware::{
@@ -115,8 +116,9 @@ pub fn storm<'a>(hardware: &'a Profile, guest: &'a Guest) -> Storm<'a> {
     }
 }
 
-pub fn cache(cluster_bytes: u64) -> Cache {
-    Cache { cluster_bytes, quota_bytes: None, filling: Filling::Beside }
+pub fn cache(cluster_size: u64) -> Cache {
+    let clusters = ClusterLayout::standard(cluster_size);
+    Cache { clusters, quota_bytes: None, filling: Filling::Beside }
 }
 
 pub fn outcome(storm: &Storm<'_>) -> Outcome {

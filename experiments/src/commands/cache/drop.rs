@@ -20,7 +20,7 @@ Examples:
   vmicache cache drop cache.qcow2
   vmicache cache drop --base-version 2026-04 cache.qcow2
 
-The new image has the quota, the cluster size and the base of the old one, and records the base as it is now. It takes \
+The new image has the quota, the clusters and the base of the old one, and records the base as it is now. It takes \
 the old one's place whole or not at all; a cache that others use is left alone.";
 
 /// Arguments of `vmicache cache drop`.
@@ -52,6 +52,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         cache: args.cache.display().to_string(),
         quota: options.cache.map_or(0, |cache| cache.quota),
         cluster_size: options.cluster_size,
+        extended_l2: options.extended_l2,
         file_bytes_before: before,
         file_bytes: length()?,
     };
@@ -97,6 +98,7 @@ fn empty_like(cache: &Path, header: &Header, version: Option<&str>) -> anyhow::R
     let quota = header.cache().context("this is no cache image")?.quota;
     Ok(CreateOptions {
         cluster_size: header.cluster_size(),
+        extended_l2: header.has_extended_l2(),
         version: header.version,
         cache: Some(CacheOptions { quota, base: identity }),
         backing,
@@ -109,6 +111,7 @@ struct Report {
     cache: String,
     quota: u64,
     cluster_size: u64,
+    extended_l2: bool,
     file_bytes_before: u64,
     file_bytes: u64,
 }

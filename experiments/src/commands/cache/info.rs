@@ -2,13 +2,14 @@
 
 use super::header_of;
 use crate::terminal::{Table, print, print_json};
-use crate::units::{cluster, hex, mb, percent};
+use crate::units::{hex, mb, percent};
 use anyhow::Context;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use vmicache_format::cache::{BaseIdentity, Description, describe};
 use vmicache_format::files::resolve;
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Access, HostFile};
 
@@ -56,6 +57,9 @@ struct Report {
     cache: String,
     disk_size: u64,
     cluster_size: u64,
+    extended_l2: bool,
+    #[serde(skip)]
+    clusters: ClusterLayout,
     quota: u64,
     bytes_in_use: u64,
     /// As the header has it.
@@ -104,7 +108,7 @@ impl Identity {
 impl Report {
     fn new(args: &Args, found: Description) -> Report {
         // Clusters are whole: what the quota leaves of one holds nothing.
-        let room = found.quota - found.quota % found.cluster_size;
+        let room = found.quota - found.quota % found.clusters.size;
         // A name that is no file's stays as it is recorded.
         let base = found.backing_file.map(|name| match resolve(&args.cache, &name) {
             Ok(path) => path.display().to_string(),
@@ -113,7 +117,9 @@ impl Report {
         Report {
             cache: args.cache.display().to_string(),
             disk_size: found.size,
-            cluster_size: found.cluster_size,
+            cluster_size: found.clusters.size,
+            extended_l2: found.clusters.extended_l2,
+            clusters: found.clusters,
             quota: found.quota,
             bytes_in_use: found.bytes_in_use,
             bytes_in_use_hint: found.bytes_in_use_hint,
@@ -150,7 +156,7 @@ impl Report {
             "{}: cache image with clusters of {}\n  base: {base}{format}\n  made for: {identity}\n\n{}\n\
              Shares are of the quota.\n",
             self.cache,
-            cluster(self.cluster_size),
+            self.clusters,
             table.text(2)
         )
     }

@@ -5,6 +5,7 @@ use super::zeroes::{first_data, first_difference};
 use super::{cache_mode, program, progress::Progress};
 use anyhow::{Context, ensure};
 use std::process::ExitCode;
+use vmicache_format::disk::MapExtent;
 use vmicache_format::runtime::LocalRuntime;
 
 /// Shown below the options.
@@ -103,17 +104,22 @@ struct Comparison<'a> {
     args: &'a Args,
 }
 
-/// A part of a disk, and whether it is known to read as zeroes.
+/// A part of a disk.
 struct Part {
     end: u64,
+    /// It is known to read as zeroes.
     is_zero: bool,
+    status: Status,
 }
+
+/// What strictness tells apart: data, present, at a place in a file, compressed, up to the end of the disk.
+type Status = [bool; 5];
 
 /// Where one of the two disks has come to.
 struct Walk<'a> {
     source: &'a Source,
-    extents: std::vec::IntoIter<vmicache_format::disk::Extent>,
-    current: Option<vmicache_format::disk::Extent>,
+    extents: std::vec::IntoIter<MapExtent>,
+    current: Option<MapExtent>,
 }
 
 impl<'a> Walk<'a> {
@@ -127,12 +133,16 @@ impl<'a> Walk<'a> {
             if let Some(extent) = &self.current
                 && extent.range.end > offset
             {
-                return Ok(Part { end: extent.range.end, is_zero: extent.is_zero });
+                let reaches_end = extent.range.end == self.source.disk.size();
+                let is_placed = extent.offset.is_some();
+                let status =
+                    [extent.is_data, extent.is_present, is_placed, extent.is_compressed, reaches_end];
+                return Ok(Part { end: extent.range.end, is_zero: extent.is_zero, status });
             }
             self.current = self.extents.next();
             if self.current.is_none() {
                 let disk = &self.source.disk;
-                let extents = disk.extents(offset, disk.size() - offset, EXTENTS).await;
+                let extents = disk.map(offset, disk.size() - offset, EXTENTS).await;
                 let failed = || format!("Sector allocation test failed for {}", self.source.name);
                 self.extents = extents.with_context(failed).map_err(code(3))?.into_iter();
             }
@@ -153,7 +163,7 @@ impl Comparison<'_> {
         while offset < common {
             let parts = (of_left.part(offset).await?, of_right.part(offset).await?);
             let mut end = parts.0.end.min(parts.1.end).min(common);
-            if self.args.strict && parts.0.is_zero != parts.1.is_zero {
+            if self.args.strict && (parts.0.is_zero, parts.0.status) != (parts.1.is_zero, parts.1.status) {
                 return self.differ(&format!("Strict mode: Offset {offset} block status mismatch!"));
             }
             if !(parts.0.is_zero && parts.1.is_zero) {

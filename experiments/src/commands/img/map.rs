@@ -73,12 +73,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let extents = extents.with_context(|| format!("Failed to read image metadata of '{}'", args.file))?;
         let Some(last) = extents.last() else { break };
         at = last.range.end;
-        for extent in extents {
-            listing.add(extent)?;
-        }
-        print(&std::mem::take(&mut listing.text))?;
+        let added = extents.into_iter().try_for_each(|extent| listing.add(extent));
+        listing.print()?;
+        added?;
     }
-    listing.end(start)?;
+    let ended = listing.end(start);
+    listing.print()?;
+    ended?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -161,8 +162,8 @@ impl Listing {
         Ok(())
     }
 
-    /// Prints what is left. Where nothing was to be shown, qemu-img's JSON has an empty extent at `start`.
-    fn end(mut self, start: u64) -> anyhow::Result<()> {
+    /// Adds what is left. Where nothing was to be shown, qemu-img's JSON has an empty extent at `start`.
+    fn end(&mut self, start: u64) -> anyhow::Result<()> {
         if let Some(last) = self.last.take() {
             self.write(&last)?;
         } else if self.output == Output::Json {
@@ -175,7 +176,12 @@ impl Listing {
         if self.output == Output::Json {
             self.text.push_str("]\n");
         }
-        print(&self.text)
+        Ok(())
+    }
+
+    /// Prints what there is.
+    fn print(&mut self) -> anyhow::Result<()> {
+        print(&std::mem::take(&mut self.text))
     }
 }
 

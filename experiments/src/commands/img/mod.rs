@@ -2,6 +2,7 @@
 //! command alone.
 
 mod cache_mode;
+mod check;
 mod compare;
 mod convert;
 mod create;
@@ -52,6 +53,9 @@ enum Command {
     /// Describe an image, or a whole chain, from its metadata
     #[command(infer_long_args = true)]
     Info(info::Args),
+    /// Look for errors and leaks in an image, and repair them
+    #[command(infer_long_args = true)]
+    Check(check::Args),
     /// Write the disk of one image, or of several in a row, into a new image
     #[command(infer_long_args = true)]
     Convert(Box<convert::Args>),
@@ -98,6 +102,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Create(args) => create::run(args),
         Command::Info(args) => info::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Convert(args) => convert::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Map(args) => map::run(&args),

@@ -34,14 +34,6 @@ impl Named {
             None => Ok(Named::File(file(argument)?, None)),
         }
     }
-
-    /// The file, if it is one.
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Named::File(path, _) => Some(path),
-            Named::Zeroes(_) => None,
-        }
-    }
 }
 
 /// The path that `name` is; names of other protocols are no paths.

@@ -14,6 +14,14 @@ use vmicache_format::qcow2::{self, CreateOptions, Image, ImageOptions, Mode};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Access, HostFile, Storage};
 
+/// How an image is opened that nobody sees until it is whole: its tables are written when they take some memory, and
+/// not every few megabytes to survive a power cut.
+fn unseen(cluster_size: u64) -> ImageOptions {
+    /// L2 entries that wait: 8 MiB of them.
+    const ENTRIES: u64 = 1 << 20;
+    ImageOptions { batch_bytes: ENTRIES * cluster_size, ..ImageOptions::default() }
+}
+
 /// A file that does not have its name yet.
 pub struct NewFile {
     file: NamedTempFile,
@@ -67,6 +75,7 @@ pub struct NewImage {
     name: String,
     image: NewFile,
     data: Option<NewFile>,
+    cluster_size: u64,
 }
 
 impl NewImage {
@@ -96,7 +105,7 @@ impl NewImage {
             }
             anyhow::Ok(())
         })?;
-        let new = NewImage { name: name.to_owned(), image, data };
+        let new = NewImage { name: name.to_owned(), image, data, cluster_size: options.cluster_size };
         if preallocation != Preallocation::Off {
             runtime.block_on(new.preallocate(preallocation, options.size, runtime))?;
         }
@@ -127,7 +136,7 @@ impl NewImage {
             data.clone(),
             &self.name,
             Mode::Write,
-            ImageOptions::default(),
+            unseen(self.cluster_size),
             runtime.clone(),
         );
         let layer = Rc::new(Layer::Qcow2(opened.await?));
@@ -143,7 +152,7 @@ impl NewImage {
     /// As [`Image::open`].
     pub async fn open(&self, runtime: &Rc<LocalRuntime>) -> anyhow::Result<Rc<Image<HostFile>>> {
         let data = self.data.as_ref().map(|data| data.storage.clone());
-        let options = ImageOptions::default();
+        let options = unseen(self.cluster_size);
         let image = self.image.storage.clone();
         Ok(Image::open_with_data_file(image, data, &self.name, Mode::Write, options, runtime.clone()).await?)
     }

@@ -6,7 +6,7 @@ use super::source::{
     could_not_open, format_of, inspect_writable, named_file, parse_format, refuse_objects, writing,
 };
 use crate::size;
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use std::cell::RefCell;
 use std::fs::OpenOptions;
 use std::io::{Write, stderr};
@@ -25,6 +25,10 @@ Examples:
 
 A disk that becomes smaller loses what lies behind its new end: --shrink says that this is wanted. New room reads
 as zeroes, also where a backing file is longer.";
+
+/// What a smaller disk means, in qemu-img's words.
+const LOSS: &str = "Shrinking an image will delete all data beyond the shrunken image's end. Before performing such an \
+                    operation, make sure there is no important data there.";
 
 /// Arguments of `vmicache img resize`.
 #[derive(clap::Args)]
@@ -109,7 +113,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         None => std::fs::metadata(&path)?.len(),
     };
     let size = wish.of(current)?;
-    check(args, format, preallocation, current, size)?;
+    if size < current && !args.shrink {
+        program::complain(&anyhow!("Use the --shrink option to perform a shrink operation."));
+        program::warn(LOSS);
+        return Ok(program::failure());
+    }
+    check(format, preallocation, current, size)?;
     match format {
         Format::Raw => resize_raw(&path, current, size, preallocation).map_err(about)?,
         Format::Qcow2 => resize_qcow2(&image, size, preallocation).map_err(about)?,
@@ -118,20 +127,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(
-    args: &Args,
-    format: Format,
-    preallocation: Preallocation,
-    current: u64,
-    size: u64,
-) -> anyhow::Result<()> {
-    if size < current && !args.shrink {
-        program::warn(
-            "Shrinking an image will delete all data beyond the shrunken image's end. Before performing such an \
-             operation, make sure there is no important data there.",
-        );
-        bail!("Use the --shrink option to perform a shrink operation.");
-    }
+fn check(format: Format, preallocation: Preallocation, current: u64, size: u64) -> anyhow::Result<()> {
     ensure!(
         size >= current || preallocation == Preallocation::Off,
         "Preallocation can only be used for growing images"

@@ -7,6 +7,7 @@ use crate::stats::{Proportion, Summary};
 use anyhow::Context;
 use rayon::prelude::*;
 use serde::Serialize;
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_format::trace::Trace;
 use vmicache_sim::replay::{Base, Chain, Layout};
 
@@ -17,8 +18,8 @@ const POINTS: u64 = 12;
 pub struct Question<'a> {
     /// The boots of one guest.
     pub boots: &'a [&'a Trace],
-    /// Cluster sizes of the cache in bytes, ascending.
-    pub cluster_sizes: &'a [u64],
+    /// Layouts of the clusters of the cache, ascending.
+    pub clusters: &'a [ClusterLayout],
     /// A quota in bytes to check.
     pub check: Option<u64>,
     /// What is recommended beyond the smallest quota.
@@ -33,16 +34,16 @@ pub struct Advice {
     pub disk_size: u64,
     /// What is recommended beyond the smallest quota.
     pub margin: Margin,
-    /// One for each cluster size, in ascending order.
+    /// One for each layout of clusters, in ascending order.
     pub clusters: Vec<ClusterAdvice>,
-    /// The quota to check in bytes, and what the boots read from the base image under it at each cluster size.
+    /// The quota to check in bytes, and what the boots read from the base image under it with each layout of clusters.
     pub check: Option<(u64, Vec<Checked>)>,
 }
 
-/// What was found at one cluster size.
+/// What was found with one layout of clusters.
 pub struct ClusterAdvice {
-    /// Cluster size of the cache in bytes.
-    pub cluster_size: u64,
+    /// How the clusters of the cache are laid out.
+    pub layout: ClusterLayout,
     /// The smallest quota for all boots together.
     pub need: Need,
     /// The smallest quota for each boot alone, in bytes.
@@ -105,7 +106,7 @@ pub struct Point {
     pub base_bytes: Summary,
 }
 
-/// A quota to check, at one cluster size.
+/// A quota to check, with one layout of clusters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checked {
     /// Not even an empty cache of that many bytes fits.
@@ -115,13 +116,13 @@ pub enum Checked {
 }
 
 impl Advice {
-    /// Finds the smallest quota of the boots at each cluster size, and tells of the quota to check whether it
+    /// Finds the smallest quota of the boots with each layout of clusters, and tells of the quota to check whether it
     /// suffices.
     ///
     /// # Errors
-    /// If the boots cannot be replayed through a cache image of one of the sizes.
+    /// If the boots cannot be replayed through a cache image of one of the layouts.
     pub fn of(question: &Question) -> anyhow::Result<Advice> {
-        let clusters = each(question.cluster_sizes, |&cluster_size| question.advice(cluster_size))?;
+        let clusters = each(question.clusters, |&layout| question.advice(layout))?;
         let check = match question.check {
             None => None,
             Some(quota) => {
@@ -132,50 +133,50 @@ impl Advice {
         Ok(Advice { disk_size: question.base.disk_size(), margin: question.margin, clusters, check })
     }
 
-    /// Whether the quota to check suffices at every cluster size; `None` if there is none to check.
+    /// Whether the quota to check suffices with every layout of clusters; `None` if there is none to check.
     pub fn check_passed(&self) -> Option<bool> {
         self.check.as_ref().map(|(_, checked)| checked.iter().all(|found| *found == Checked::Reads(0)))
     }
 
-    /// The cluster size with the smallest quota; of equals the largest, which has the least metadata to load.
+    /// The layout with the smallest quota; of equals the largest clusters, which has the least metadata to load.
     pub fn best(&self) -> Option<&ClusterAdvice> {
         self.clusters.iter().rev().min_by_key(|advice| advice.recommended)
     }
 }
 
 impl Question<'_> {
-    fn advice(&self, cluster_size: u64) -> anyhow::Result<ClusterAdvice> {
-        let context = || format!("with clusters of {cluster_size} bytes");
-        let need = Need::of(self.boots, cluster_size, self.base).with_context(context)?;
-        let alone = each(self.boots, |boot| Ok(Need::of(&[*boot], cluster_size, self.base)?.quota));
+    fn advice(&self, layout: ClusterLayout) -> anyhow::Result<ClusterAdvice> {
+        let context = || format!("with clusters of {layout}");
+        let need = Need::of(self.boots, layout, self.base).with_context(context)?;
+        let alone = each(self.boots, |boot| Ok(Need::of(&[*boot], layout, self.base)?.quota));
         let alone = alone.with_context(context)?;
-        let recommended = self.margin.above(need.quota, cluster_size);
+        let recommended = self.margin.above(need.quota, layout.size);
         Ok(ClusterAdvice {
-            cluster_size,
-            another: self.another(cluster_size, &alone)?,
-            curve: self.curve(cluster_size, &need)?,
-            proof: self.base_bytes(cluster_size, need.quota)?,
+            layout,
+            another: self.another(layout, &alone)?,
+            curve: self.curve(layout, &need)?,
+            proof: self.base_bytes(layout, need.quota)?,
             recommended,
-            prediction: self.prediction(cluster_size, recommended)?,
-            left_out: self.left_out(cluster_size)?,
+            prediction: self.prediction(layout, recommended)?,
+            left_out: self.left_out(layout)?,
             alone,
             need,
         })
     }
 
     /// A cache of that quota that `boots` have filled.
-    fn filled(&self, boots: &[&Trace], cluster_size: u64, quota: u64) -> anyhow::Result<Filled> {
+    fn filled(&self, boots: &[&Trace], clusters: ClusterLayout, quota: u64) -> anyhow::Result<Filled> {
         let (quota, disk_size) = (Some(quota), self.base.disk_size());
-        Filled::by(boots, &Chain { layout: Layout::Warm, cluster_size, quota, disk_size }, self.base)
+        Filled::by(boots, &Chain { layout: Layout::Warm, clusters, quota, disk_size }, self.base)
     }
 
     /// Bytes that each boot reads from the base under a cache that all have filled.
-    fn base_bytes(&self, cluster_size: u64, quota: u64) -> anyhow::Result<Vec<u64>> {
-        self.filled(self.boots, cluster_size, quota)?.again(self.boots)
+    fn base_bytes(&self, layout: ClusterLayout, quota: u64) -> anyhow::Result<Vec<u64>> {
+        self.filled(self.boots, layout, quota)?.again(self.boots)
     }
 
-    fn prediction(&self, cluster_size: u64, quota: u64) -> anyhow::Result<CacheFigures> {
-        let filled = self.filled(self.boots, cluster_size, quota)?;
+    fn prediction(&self, layout: ClusterLayout, quota: u64) -> anyhow::Result<CacheFigures> {
+        let filled = self.filled(self.boots, layout, quota)?;
         Ok(CacheFigures {
             base_bytes_read: filled.base_bytes.iter().sum(),
             base_bytes_read_again: filled.again(self.boots)?.iter().sum(),
@@ -185,34 +186,33 @@ impl Question<'_> {
         })
     }
 
-    fn left_out(&self, cluster_size: u64) -> anyhow::Result<Vec<LeftOut>> {
+    fn left_out(&self, layout: ClusterLayout) -> anyhow::Result<Vec<LeftOut>> {
         if self.boots.len() < FEWEST_BOOTS {
             return Ok(vec![]);
         }
         let numbers: Vec<usize> = (0..self.boots.len()).collect();
-        let found = each(&numbers, |&number| {
-            LeftOut::of(self.boots, number, cluster_size, self.base, &[self.margin])
-        })?;
+        let found =
+            each(&numbers, |&number| LeftOut::of(self.boots, number, layout, self.base, &[self.margin]))?;
         Ok(found.into_iter().flatten().collect())
     }
 
-    fn another(&self, cluster_size: u64, alone: &[u64]) -> anyhow::Result<Option<Summary>> {
+    fn another(&self, layout: ClusterLayout, alone: &[u64]) -> anyhow::Result<Option<Summary>> {
         let fillers: Vec<(usize, u64)> = alone.iter().copied().enumerate().collect();
         let read = each(&fillers, |&(filler, quota)| {
             let others = self.boots.iter().enumerate().filter(|(reader, _)| *reader != filler);
             let others: Vec<&Trace> = others.map(|(_, boot)| *boot).collect();
-            self.filled(&self.boots[filler..=filler], cluster_size, quota)?.again(&others)
+            self.filled(&self.boots[filler..=filler], layout, quota)?.again(&others)
         })?;
         Ok(Summary::of(read.into_iter().flatten().map(|bytes| bytes as f64)))
     }
 
-    fn curve(&self, cluster_size: u64, need: &Need) -> anyhow::Result<Vec<Point>> {
-        let room = (need.quota - need.empty_bytes) / cluster_size;
+    fn curve(&self, layout: ClusterLayout, need: &Need) -> anyhow::Result<Vec<Point>> {
+        let room = (need.quota - need.empty_bytes) / layout.size;
         let mut quotas: Vec<u64> =
-            (0..POINTS).map(|i| need.empty_bytes + room * i / (POINTS - 1) * cluster_size).collect();
+            (0..POINTS).map(|i| need.empty_bytes + room * i / (POINTS - 1) * layout.size).collect();
         quotas.dedup();
         each(&quotas, |&quota| {
-            let read = self.base_bytes(cluster_size, quota)?.into_iter().map(|bytes| bytes as f64);
+            let read = self.base_bytes(layout, quota)?.into_iter().map(|bytes| bytes as f64);
             Ok(Point { quota, base_bytes: Summary::of(read).context("no boot is given")? })
         })
     }
@@ -221,7 +221,7 @@ impl Question<'_> {
         if quota < advice.need.empty_bytes {
             return Ok(Checked::BelowEmpty(advice.need.empty_bytes));
         }
-        Ok(Checked::Reads(self.base_bytes(advice.cluster_size, quota)?.into_iter().sum()))
+        Ok(Checked::Reads(self.base_bytes(advice.layout, quota)?.into_iter().sum()))
     }
 }
 

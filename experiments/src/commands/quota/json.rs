@@ -36,12 +36,14 @@ struct JsonBase {
 #[derive(Serialize)]
 struct Recommended {
     cluster_size: u64,
+    extended_l2: bool,
     quota: u64,
 }
 
 #[derive(Serialize)]
 struct JsonCluster<'a> {
     cluster_size: u64,
+    extended_l2: bool,
     smallest_quota: u64,
     recommended_quota: u64,
     empty_cache_bytes: u64,
@@ -115,6 +117,7 @@ struct JsonCheck {
 #[derive(Serialize)]
 struct JsonChecked {
     cluster_size: u64,
+    extended_l2: bool,
     sufficient: bool,
     /// Null if not even an empty cache fits.
     base_bytes_read: Option<u64>,
@@ -124,15 +127,17 @@ impl<'a> Json<'a> {
     /// All that was found.
     pub fn new(found: &Found<'a>) -> Json<'a> {
         let Found { traces, advice, base, trials } = *found;
-        let trial = |at: &ClusterAdvice| trials.iter().find(|trial| trial.cluster_size == at.cluster_size);
+        let trial = |at: &ClusterAdvice| trials.iter().find(|trial| trial.layout == at.layout);
         Json {
             traces,
             disk_size: advice.disk_size,
             margin: advice.margin.share(),
             base: base.map(JsonBase::new),
-            recommended: advice
-                .best()
-                .map(|at| Recommended { cluster_size: at.cluster_size, quota: at.recommended }),
+            recommended: advice.best().map(|at| Recommended {
+                cluster_size: at.layout.size,
+                extended_l2: at.layout.extended_l2,
+                quota: at.recommended,
+            }),
             cluster_sizes: advice.clusters.iter().map(|at| JsonCluster::new(traces, at, trial(at))).collect(),
             check: advice.check.as_ref().map(|(quota, checked)| JsonCheck::new(*quota, checked, advice)),
         }
@@ -156,7 +161,8 @@ impl<'a> JsonCluster<'a> {
         let point =
             |point: &Point| JsonPoint { quota: point.quota, base_bytes_read: (&point.base_bytes).into() };
         JsonCluster {
-            cluster_size: at.cluster_size,
+            cluster_size: at.layout.size,
+            extended_l2: at.layout.extended_l2,
             smallest_quota: at.need.quota,
             recommended_quota: at.recommended,
             empty_cache_bytes: at.need.empty_bytes,
@@ -208,7 +214,8 @@ impl JsonTrial {
 impl JsonCheck {
     fn new(quota: u64, checked: &[Checked], advice: &Advice) -> JsonCheck {
         let each = advice.clusters.iter().zip(checked).map(|(at, found)| JsonChecked {
-            cluster_size: at.cluster_size,
+            cluster_size: at.layout.size,
+            extended_l2: at.layout.extended_l2,
             sufficient: *found == Checked::Reads(0),
             base_bytes_read: match found {
                 Checked::Reads(bytes) => Some(*bytes),

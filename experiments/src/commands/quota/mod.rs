@@ -11,14 +11,15 @@ use crate::margin::{Margin, RECOMMENDED};
 use crate::recording::open;
 use crate::size;
 use crate::terminal::{print, print_json};
-use crate::units::{cluster, set_percent};
+use crate::units::set_percent;
 use advice::{Advice, Question};
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use std::io::{Write, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use trial::Trial;
 use vmicache_format::files::Format;
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_format::trace::Trace;
 use vmicache_sim::replay::{self, disk_size_for};
 
@@ -28,6 +29,7 @@ Examples:
   vmicache quota --trace data/traces/debian-12-minimal-?.csv.gz
   vmicache quota --base base.raw --margin 10% --trace boot-1.csv.gz boot-2.csv.gz boot-3.csv.gz
   vmicache quota --trace boot.csv.gz --cluster-size 512,4K --disk-size 40G --json
+  vmicache quota --trace boot.csv.gz --cluster-size 4K,64K,64K+extended-l2
   vmicache quota --trace boot-1.csv.gz boot-2.csv.gz --check 100M && echo enough
 
 Exit code: 0; with --check 0 if the quota suffices at every cluster size and 1 if not; 2 after an error.";
@@ -39,6 +41,10 @@ smallest, to one cluster of the cache, with which a cache that the boots have fi
 each of them boot again without reading from the base image. The search starts from the length of the file \
 that a fill without a limit leaves; since the tables depend a little on the quota itself, every answer is tried, \
 and so is one cluster less.
+
+With extended L2 entries a cache copies subclusters, a 32nd of a cluster each, and so reads less for a boot than with \
+whole clusters of that size. It takes room by whole clusters all the same, and its quota counts them: the rest of a \
+cluster is a hole in the file.
 
 Another boot reads a little that these have not. The quota recommended is therefore the smallest and a margin, rounded \
 up to whole clusters. With three boots or more, each is left out in turn: does the quota that the others recommend \
@@ -55,12 +61,19 @@ pub struct Args {
     /// Recorded boots of one guest, as CSV or compressed with gzip
     #[arg(long = "trace", required = true, num_args = 1.., value_name = "FILE")]
     traces: Vec<PathBuf>,
-    /// Cluster sizes of the cache image: powers of two from 512 to 2M
+    /// Cluster sizes of the cache image: powers of two from 512 to 2M; with subclusters: 64K+extended-l2
+    ///
+    /// +extended-l2 after a size from 16K to 2M means extended L2 entries: each cluster has 32 subclusters, and the cache
+    /// copies whole subclusters.
     #[arg(
         long, value_name = "LIST", value_delimiter = ',', default_value = "512,4K,64K",
-        value_parser = size::parse_cluster_size, allow_hyphen_values = true
+        default_value_if("extended_l2", "true", "64K,128K"),
+        value_parser = size::parse_clusters, allow_hyphen_values = true
     )]
-    cluster_size: Vec<u64>,
+    cluster_size: Vec<ClusterLayout>,
+    /// All cluster sizes listed with extended L2 entries [their default: 64K,128K]
+    #[arg(long)]
+    extended_l2: bool,
     /// Tell by the exit code whether this quota suffices at every cluster size listed
     #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_hyphen_values = true)]
     check: Option<u64>,
@@ -99,12 +112,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         None => replay::Base::new(args.disk_size.unwrap_or_else(|| disk_size_for(boots.iter().copied()))),
     };
     check_size(&args, &replayed)?;
-    let mut cluster_sizes = args.cluster_size.clone();
-    cluster_sizes.sort_unstable();
-    cluster_sizes.dedup();
+    let clusters = clusters(&args)?;
     let advice = Advice::of(&Question {
         boots: &boots,
-        cluster_sizes: &cluster_sizes,
+        clusters: &clusters,
         check: args.check,
         margin: args.margin,
         base: &replayed,
@@ -126,13 +137,26 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if advice.check_passed().unwrap_or(true) { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
+/// The layouts of clusters to try, each once.
+fn clusters(args: &Args) -> anyhow::Result<Vec<ClusterLayout>> {
+    let layout = |layout: &ClusterLayout| {
+        let ClusterLayout { size, extended_l2 } = *layout;
+        let found = size::cluster_layout(size, extended_l2 || args.extended_l2);
+        found.with_context(|| format!("--extended-l2 with --cluster-size {size}"))
+    };
+    let mut clusters = args.cluster_size.iter().map(layout).collect::<anyhow::Result<Vec<_>>>()?;
+    clusters.sort_unstable();
+    clusters.dedup();
+    Ok(clusters)
+}
+
 /// All that there is to tell.
 struct Found<'a> {
     /// The names of the traces.
     traces: &'a [String],
     advice: &'a Advice,
     base: Option<&'a BaseImage>,
-    /// One for each cluster size, if there is a base.
+    /// One for each layout of clusters, if there is a base.
     trials: &'a [Trial],
 }
 
@@ -150,14 +174,14 @@ fn check_size(args: &Args, base: &replay::Base) -> anyhow::Result<()> {
 
 fn trials(base: &BaseImage, boots: &[Recorded], advice: &Advice) -> anyhow::Result<Vec<Trial>> {
     let trial =
-        |at: &advice::ClusterAdvice| Trial::run(base, boots, at.cluster_size, at.recommended, at.prediction);
+        |at: &advice::ClusterAdvice| Trial::run(base, boots, at.layout, at.recommended, at.prediction);
     advice.clusters.iter().map(trial).collect()
 }
 
 /// Which predictions a real cache has not borne out.
 fn warning(trials: &[Trial]) -> Option<String> {
     let wrong = trials.iter().filter(|trial| !trial.agrees());
-    let sizes: Vec<String> = wrong.map(|trial| cluster(trial.cluster_size)).collect();
+    let sizes: Vec<String> = wrong.map(|trial| trial.layout.to_string()).collect();
     (!sizes.is_empty()).then(|| {
         format!(
             "with clusters of {} a real cache differs from the prediction by more than {}: do not rely on it",

@@ -7,7 +7,7 @@ use crate::base_image::BaseImage;
 use crate::margin::Margin;
 use crate::stats::Summary;
 use crate::terminal::Table;
-use crate::units::{cluster, mb, megabytes, percent, proportion, set_percent};
+use crate::units::{mb, megabytes, percent, proportion, set_percent};
 use std::fmt::Write;
 
 /// The whole advice for people to read; the recommendation first.
@@ -43,7 +43,7 @@ fn headline(traces: &[String], advice: &Advice) -> String {
              is {}.",
             best.recommended,
             mb(best.recommended as f64),
-            cluster(best.cluster_size),
+            best.layout,
             if traces.len() == 1 { "s" } else { "" },
             above(advice.margin, best)
         )
@@ -85,22 +85,14 @@ fn verdict(boots: &str, quota: u64, checked: &[Checked], advice: &Advice) -> Str
             Checked::Reads(bytes) => format!("{} still come from the base", mb(*bytes as f64)),
             Checked::BelowEmpty(empty) => format!("an empty cache alone takes {empty} bytes"),
         };
-        Some(format!(
-            "with clusters of {} {why} ({} bytes are needed)",
-            cluster(at.cluster_size),
-            at.need.quota
-        ))
+        Some(format!("with clusters of {} {why} ({} bytes are needed)", at.layout, at.need.quota))
     });
     let failures: Vec<String> = failures.collect();
     let quota = format!("a quota of {quota} bytes ({})", mb(quota as f64));
     if failures.is_empty() {
         let most = advice.clusters.iter().max_by_key(|at| at.need.quota);
         let most = most.map_or_else(String::new, |at| {
-            format!(
-                "; the most needed is {} bytes, with clusters of {}",
-                at.need.quota,
-                cluster(at.cluster_size)
-            )
+            format!("; the most needed is {} bytes, with clusters of {}", at.need.quota, at.layout)
         });
         format!("Enough: {quota} serves {boots} without the base{most}.")
     } else {
@@ -122,7 +114,7 @@ fn quotas(advice: &Advice) -> Table {
     ]);
     for at in &advice.clusters {
         table.row([
-            cluster(at.cluster_size),
+            at.layout.to_string(),
             number(at.need.quota as f64),
             at.need.quota.to_string(),
             at.recommended.to_string(),
@@ -149,7 +141,7 @@ fn left_out(advice: &Advice) -> anyhow::Result<String> {
         let (Some(covered), Some(quota), Some(first)) = (at.covered(), quota, first) else { continue };
         is_any = true;
         table.row([
-            cluster(at.cluster_size),
+            at.layout.to_string(),
             proportion(&covered),
             format!("{} to {}", number(quota.min), number(quota.max)),
             format!("{} ({} to {})", kilobyte(first.mean), kilobyte(first.min), kilobyte(first.max)),
@@ -194,12 +186,7 @@ fn curves(advice: &Advice) -> String {
     let mut text = String::new();
     for at in &advice.clusters {
         let mut table = Table::default();
-        table.row([
-            format!("quota, {}", cluster(at.cluster_size)),
-            "mean".to_owned(),
-            "from".to_owned(),
-            "to".to_owned(),
-        ]);
+        table.row([format!("quota, {}", at.layout), "mean".to_owned(), "from".to_owned(), "to".to_owned()]);
         for Point { quota, base_bytes } in &at.curve {
             let numbers = [*quota as f64, base_bytes.mean, base_bytes.min, base_bytes.max];
             table.row(numbers.map(number));
@@ -213,7 +200,7 @@ fn curves(advice: &Advice) -> String {
 
 fn proof(traces: &[String], advice: &Advice) -> Table {
     let mut table = Table::default();
-    let sizes = advice.clusters.iter().map(|at| cluster(at.cluster_size));
+    let sizes = advice.clusters.iter().map(|at| at.layout.to_string());
     table.row(std::iter::once("bytes read from the base, clusters of".to_owned()).chain(sizes));
     for (i, trace) in traces.iter().enumerate() {
         let read = advice.clusters.iter().filter_map(|at| at.proof.get(i)).map(u64::to_string);
@@ -234,7 +221,7 @@ fn real_proof(base: Option<&BaseImage>, trials: &[Trial]) -> anyhow::Result<Stri
     for trial in trials {
         let mut table = Table::default();
         table.row([
-            format!("bytes, clusters of {}", cluster(trial.cluster_size)),
+            format!("bytes, clusters of {}", trial.layout),
             "predicted".to_owned(),
             "found".to_owned(),
             "difference".to_owned(),

@@ -4,11 +4,12 @@ use super::advice::CacheFigures;
 use crate::base_image::BaseImage;
 use crate::commands::warm::{Recorded, Target, Warmed};
 use anyhow::{Context, ensure};
+use vmicache_format::qcow2::ClusterLayout;
 
 /// What came of a real cache of the recommended quota.
 pub struct Trial {
-    /// Cluster size of the cache in bytes.
-    pub cluster_size: u64,
+    /// How the clusters of the cache are laid out.
+    pub layout: ClusterLayout,
     /// Its quota in bytes.
     pub quota: u64,
     /// What it was to be.
@@ -29,15 +30,21 @@ impl Trial {
     pub fn run(
         base: &BaseImage,
         boots: &[Recorded],
-        cluster_size: u64,
+        layout: ClusterLayout,
         quota: u64,
         predicted: CacheFigures,
     ) -> anyhow::Result<Trial> {
         let folder = tempfile::Builder::new().prefix("vmicache-").tempdir();
         let folder = folder.context("cannot make a temporary folder (TMPDIR says where)")?;
         let path = folder.path().join("cache.qcow2");
-        let target =
-            Target { path: &path, quota: Some(quota), cluster_size: Some(cluster_size), base_version: None };
+        let ClusterLayout { size, extended_l2 } = layout;
+        let target = Target {
+            path: &path,
+            quota: Some(quota),
+            cluster_size: Some(size),
+            extended_l2,
+            base_version: None,
+        };
         target.prepare(&base.image)?;
         let Warmed { filled, again, cache } = Warmed::of(&path, None, boots)?;
         let failed: u64 = filled.iter().map(|boot| boot.failed_fills).sum();
@@ -53,7 +60,7 @@ impl Trial {
             cache_data_bytes: cache.data_bytes,
             cache_file_bytes: cache.file_bytes,
         };
-        Ok(Trial { cluster_size, quota, predicted, found })
+        Ok(Trial { layout, quota, predicted, found })
     }
 
     /// The largest difference between prediction and finding, as a share of the larger of the two.

@@ -4,7 +4,7 @@ use crate::scenario::{CpuSeconds, DeploymentKind, InputHashes, Scenario, Setting
 use crate::stats::Summary;
 use crate::sweep::{Number, Row, VERSION, bottlenecks, numbers};
 use crate::terminal::Table;
-use crate::units::{MB, cluster, counted, mb};
+use crate::units::{MB, counted, mb};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use vmicache_sim::storm::{Outcome, VmOutcome};
@@ -73,8 +73,8 @@ fn deployment(settings: &Settings) -> String {
         Some(state) => format!("{} {kind}", format!("{state:?}").to_lowercase()),
         None => kind.to_owned(),
     };
-    if let Some(bytes) = deployment.cluster_size {
-        text.push_str(&format!(", clusters of {}", cluster(bytes)));
+    if let Some(clusters) = deployment.clusters() {
+        text.push_str(&format!(", clusters of {clusters}"));
     }
     if let Some(bytes) = deployment.quota {
         text.push_str(&format!(", quota {}", mb(bytes as f64)));

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 use vmicache_format::disk::Layer;
 use vmicache_format::nbd::{Export, Listener, Server};
-use vmicache_format::qcow2::Mode;
+use vmicache_format::qcow2::{ClusterLayout, Mode};
 use vmicache_format::runtime::{LocalRuntime, Runtime};
 use vmicache_format::storage::{Counts, Totals};
 use vmicache_format::trace::Op;
@@ -65,6 +65,8 @@ pub struct LayerStatus {
 #[derive(Serialize, Deserialize)]
 pub struct CacheStatus {
     pub filling: bool,
+    pub cluster_size: u64,
+    pub extended_l2: bool,
     pub quota_bytes: u64,
     /// Known while it is being filled.
     pub in_use_bytes: Option<u64>,
@@ -151,8 +153,9 @@ impl ExportStatus {
             if let Some(cache) = &layer.cache {
                 let in_use =
                     cache.in_use_bytes.map_or(String::new(), |bytes| format!("{} in use of ", mb(bytes)));
+                let clusters = ClusterLayout { size: cache.cluster_size, extended_l2: cache.extended_l2 };
                 text.push_str(&format!(
-                    "{}: {in_use}a quota of {}; hits {}, misses {}{}\n",
+                    "{}: clusters of {clusters}; {in_use}a quota of {}; hits {}, misses {}{}\n",
                     layer.image,
                     mb(cache.quota_bytes),
                     mb(cache.hit_bytes),
@@ -174,8 +177,12 @@ impl LayerStatus {
             Layer::Qcow2(image) => {
                 let counts = image.storage().counts();
                 let filling = image.mode() == Mode::Fill;
-                let cache = image.header().cache().map(|cache| CacheStatus {
+                let header = image.header();
+                let clusters = ClusterLayout::of(&header);
+                let cache = header.cache().map(|cache| CacheStatus {
                     filling,
+                    cluster_size: clusters.size,
+                    extended_l2: clusters.extended_l2,
                     quota_bytes: cache.quota,
                     in_use_bytes: filling.then(|| image.bytes_in_use()),
                     hit_bytes: counts.guest_reads.bytes,

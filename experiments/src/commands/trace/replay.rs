@@ -4,13 +4,14 @@ use crate::base_image::{self, BaseImage};
 use crate::recording::open;
 use crate::size;
 use crate::terminal::{Table, print, print_json};
-use crate::units::{cluster, mb};
+use crate::units::mb;
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use vmicache_format::files::Format;
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_format::trace::Trace;
 use vmicache_sim::replay::{self, Chain, Layout, Outcome, disk_size_for, replay_over};
 
@@ -19,6 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   vmicache trace replay boot.csv.gz --layout plain
   vmicache trace replay boot.csv.gz --layout cold --cluster-size 64K
+  vmicache trace replay boot.csv.gz --layout cold --cluster-size 128K --extended-l2
   vmicache trace replay boot.csv.gz --layout warm --fill other-boot.csv.gz --quota 100M --json";
 
 /// Arguments of `vmicache trace replay`.
@@ -37,8 +39,15 @@ pub struct Args {
     /// Cluster size of the cache image: a power of two from 512 to 2M
     ///
     /// The overlay has clusters of 64 KiB. A plain layout has no cache and ignores this and the quota.
-    #[arg(long, value_name = "SIZE", default_value = "512", value_parser = size::parse_cluster_size, allow_hyphen_values = true)]
+    #[arg(
+        long, value_name = "SIZE", default_value = "512", default_value_if("extended_l2", "true", "64K"),
+        value_parser = size::parse_cluster_size, allow_hyphen_values = true
+    )]
     cluster_size: u64,
+    /// Give the cache image extended L2 entries: of each cluster, from 16K on [default: 64K], it copies subclusters, a
+    /// 32nd each
+    #[arg(long)]
+    extended_l2: bool,
     /// Quota of the cache image [default: as much as the disk could need]
     ///
     /// The length that the cache's file never exceeds, data and metadata together.
@@ -91,6 +100,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         args.fill.is_none() || layout == Layout::Warm,
         "--fill names the boot that fills a warm cache; it needs --layout warm"
     );
+    let clusters = size::cluster_layout(args.cluster_size, args.extended_l2)
+        .with_context(|| format!("--extended-l2 with --cluster-size {}", args.cluster_size))?;
     let image = args.base.as_deref().map(|path| base_image::open(path, args.base_format)).transpose()?;
     let size = args.disk_size.or(image.as_ref().map(|image| replay::Base::new(image.size).disk_size()));
     let boot = open(&args.file, size)?;
@@ -102,7 +113,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(image) => BaseImage::survey(image, &boots)?.replayed,
         None => replay::Base::new(disk_size),
     };
-    let chain = Chain { layout, cluster_size: args.cluster_size, quota: args.quota, disk_size };
+    let chain = Chain { layout, clusters, quota: args.quota, disk_size };
     let outcome = replay_over(&base, &boot, &fill, &chain)
         .with_context(|| format!("cannot replay {}", args.file.display()))?;
     let report = Report::new(&args, chain, outcome);
@@ -123,6 +134,10 @@ struct Report {
     disk_size: u64,
     /// Null without a cache.
     cluster_size: Option<u64>,
+    /// Null without a cache.
+    extended_l2: Option<bool>,
+    #[serde(skip)]
+    clusters: Option<ClusterLayout>,
     /// Null without a cache, or without a limit.
     quota: Option<u64>,
     guest_requests: u64,
@@ -144,7 +159,9 @@ impl Report {
             layout: args.layout,
             fill: warm.then(|| args.fill.as_ref().unwrap_or(&args.file).display().to_string()),
             disk_size: chain.disk_size,
-            cluster_size: cached.then_some(chain.cluster_size),
+            cluster_size: cached.then_some(chain.clusters.size),
+            extended_l2: cached.then_some(chain.clusters.extended_l2),
+            clusters: cached.then_some(chain.clusters),
             quota: chain.quota.filter(|_| cached),
             guest_requests: outcome.guest_requests,
             guest_bytes_read: outcome.guest_bytes_read,
@@ -158,12 +175,11 @@ impl Report {
     }
 
     fn text(&self) -> String {
-        let images = match (&self.fill, self.cluster_size.map(cluster)) {
-            (None, None) => "overlay -> base".to_owned(),
-            (None, Some(clusters)) => format!("overlay -> empty cache of {clusters} clusters -> base"),
-            (Some(fill), clusters) => {
-                let clusters = clusters.unwrap_or_default();
-                format!("overlay -> cache of {clusters} clusters, filled by {fill} -> base")
+        let images = match (&self.fill, self.clusters) {
+            (_, None) => "overlay -> base".to_owned(),
+            (None, Some(clusters)) => format!("overlay -> empty cache with clusters of {clusters} -> base"),
+            (Some(fill), Some(clusters)) => {
+                format!("overlay -> cache with clusters of {clusters}, filled by {fill} -> base")
             }
         };
         let mut table = Table::default();
@@ -175,7 +191,7 @@ impl Report {
         }
         size("read by the guest", self.guest_bytes_read);
         size("read from the base", self.base_bytes_read);
-        if self.cluster_size.is_some() {
+        if self.clusters.is_some() {
             size("in use in the cache", self.cache_bytes_in_use);
             size("of it guest data", self.cache_data_bytes);
             size("length of the cache file", self.cache_file_bytes);

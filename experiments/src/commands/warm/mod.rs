@@ -24,6 +24,7 @@ Examples:
   vmicache warm cache.qcow2 --base base.raw --quota 100M --trace boot.csv.gz
   vmicache warm cache.qcow2 --base base.qcow2 --base-format qcow2 --quota 100M --cluster-size 4K \\
       --trace boot-1.csv.gz boot-2.csv.gz
+  vmicache warm cache.qcow2 --base base.raw --quota 100M --cluster-size 128K --extended-l2 --trace boot.csv.gz
   vmicache warm cache.qcow2 --base base.raw --trace third-boot.csv.gz --json
 
 The boots are replayed on a real chain, base <- cache <- overlay in memory, one after the other, so that the cache gets \
@@ -57,9 +58,12 @@ pub struct Args {
     /// Recorded boots, as CSV or compressed with gzip; what the first reads comes first
     #[arg(long = "trace", required = true, num_args = 1.., value_name = "FILE")]
     traces: Vec<PathBuf>,
-    /// Cluster size of the cache image, from 512 to 2M [default: 512, or that of the image]
+    /// Cluster size of the cache image, from 512 to 2M [default: that of the image, or 512; with --extended-l2 64K]
     #[arg(long, value_name = "SIZE", value_parser = size::parse_cluster_size, allow_hyphen_values = true)]
     cluster_size: Option<u64>,
+    /// Make the cache image with extended L2 entries: of each cluster, from 16K on, it copies subclusters, a 32nd each
+    #[arg(long)]
+    extended_l2: bool,
     /// Print JSON, sizes in bytes
     #[arg(long)]
     json: bool,
@@ -81,6 +85,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         path: &args.cache,
         quota: args.quota,
         cluster_size: args.cluster_size,
+        extended_l2: args.extended_l2,
         base_version: args.base_version.as_deref(),
     };
     let made = target.prepare(&base)?;

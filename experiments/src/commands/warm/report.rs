@@ -5,9 +5,10 @@ use super::boot::Outcome;
 use super::filling::Warmed;
 use crate::recording;
 use crate::terminal::Table;
-use crate::units::{cluster, mb};
+use crate::units::mb;
 use serde::Serialize;
 use std::path::Path;
+use vmicache_format::qcow2::ClusterLayout;
 
 /// What one boot did; sizes are in bytes.
 #[derive(Serialize)]
@@ -44,6 +45,9 @@ pub struct Report {
     made: bool,
     disk_size: u64,
     cluster_size: u64,
+    extended_l2: bool,
+    #[serde(skip)]
+    clusters: ClusterLayout,
     quota: u64,
     /// By all boots, while they filled the cache.
     base_bytes_read: u64,
@@ -69,7 +73,9 @@ impl Report {
             base: args.base.display().to_string(),
             made,
             disk_size: cache.size,
-            cluster_size: cache.cluster_size,
+            cluster_size: cache.clusters.size,
+            extended_l2: cache.clusters.extended_l2,
+            clusters: cache.clusters,
             quota: cache.quota,
             base_bytes_read: traces.iter().map(|boot| boot.base_bytes_read).sum(),
             complete: traces.iter().all(|boot| boot.base_bytes_read_again == 0),
@@ -118,10 +124,10 @@ impl Report {
             ""
         };
         format!(
-            "{}: {} cache of {} clusters over {}\n\n{}{end}",
+            "{}: {} cache with clusters of {}, over {}\n\n{}{end}",
             self.cache,
             if self.made { "new" } else { "existing" },
-            cluster(self.cluster_size),
+            self.clusters,
             self.base,
             table.text(2)
         )

@@ -2,18 +2,21 @@
 
 use crate::commands::cache::header_of;
 use crate::output::folder_of;
+use crate::size::cluster_layout;
 use anyhow::{Context, anyhow, ensure};
 use std::path::{Path, PathBuf};
 use vmicache_format::cache::BaseIdentity;
 use vmicache_format::files::{
     Format, NamedFiles, begins_as_qcow2, create_image, describe_base, inspect_chain, link_target, resolve,
 };
-use vmicache_format::qcow2::{CacheOptions, CreateOptions};
+use vmicache_format::qcow2::{CacheOptions, ClusterLayout, CreateOptions};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Access, HostFile};
 
 /// What a cache has if nobody says otherwise: the smallest clusters keep nothing that no boot has read.
 const CLUSTER_SIZE: u64 = 512;
+/// The same with extended L2 entries: subclusters of 2 KiB.
+const EXTENDED_L2_CLUSTER_SIZE: u64 = 65_536;
 
 /// The base image.
 pub struct Base {
@@ -69,6 +72,8 @@ pub struct Target<'a> {
     pub path: &'a Path,
     pub quota: Option<u64>,
     pub cluster_size: Option<u64>,
+    /// It is to have extended L2 entries; if not, an image that exists may have either.
+    pub extended_l2: bool,
     pub base_version: Option<&'a str>,
 }
 
@@ -96,13 +101,22 @@ impl Target<'_> {
         };
         let folder = folder_of(self.path);
         ensure!(folder.is_dir(), "{name}: there is no folder {}", folder.display());
+        let ClusterLayout { size: cluster_size, extended_l2 } = self.clusters()?;
         let options = CreateOptions {
-            cluster_size: self.cluster_size.unwrap_or(CLUSTER_SIZE),
+            cluster_size,
+            extended_l2,
             backing: Some((base.name_for(self.path)?, base.format.to_string())),
             cache: Some(CacheOptions { quota, base: Some(identity) }),
             ..CreateOptions::new(base.size.next_multiple_of(512))
         };
         Ok(LocalRuntime::new().block_on(create_image(self.path, &options))?)
+    }
+
+    fn clusters(&self) -> anyhow::Result<ClusterLayout> {
+        let by_default = if self.extended_l2 { EXTENDED_L2_CLUSTER_SIZE } else { CLUSTER_SIZE };
+        let size = self.cluster_size.unwrap_or(by_default);
+        cluster_layout(size, self.extended_l2)
+            .with_context(|| format!("--extended-l2 with --cluster-size {size}"))
     }
 
     /// Refuses an image of another kind. Whether the base still holds what the cache was made for, is checked
@@ -121,6 +135,11 @@ impl Target<'_> {
             self.cluster_size.is_none_or(|wanted| wanted == cluster_size),
             "{name} exists, with clusters of {cluster_size} bytes: leave out --cluster-size to fill it further, \
              or remove it first"
+        );
+        ensure!(
+            header.has_extended_l2() || !self.extended_l2,
+            "{name} exists, without extended L2 entries: leave out --extended-l2 to fill it further, or remove it \
+             first"
         );
         let files =
             LocalRuntime::new().block_on(inspect_chain(self.path, Format::Qcow2, NamedFiles::Allow))?;

@@ -1,4 +1,5 @@
-//! Verdicts on what single boots read: traffic, working sets and quotas.
+//! Verdicts on what single boots read: traffic, working sets and quotas. The claims are about clusters without
+//! subclusters: there were no others.
 
 use super::{Judgement, Verdict};
 use crate::reproduce::f4;
@@ -6,12 +7,14 @@ use crate::reproduce::t2::{self, NeedRow};
 use crate::reproduce::{GuestResults, t1};
 use crate::stats::Summary;
 use crate::units::{cluster, counted, mb, mb_summary, megabytes, percent};
+use vmicache_format::qcow2::ClusterLayout;
 use vmicache_sim::replay::Layout;
 
 pub fn quota_suffices(results: &GuestResults, quota: u64) -> Option<Judgement> {
     let needs = results.needs.as_deref()?;
     let largest = |alone: bool| {
-        needs.iter().filter(|row| (row.boots.len() == 1) == alone).max_by_key(|row| row.need.quota)
+        let rows = needs.iter().filter(|row| !row.clusters.extended_l2);
+        rows.filter(|row| (row.boots.len() == 1) == alone).max_by_key(|row| row.need.quota)
     };
     let one = largest(true)?;
     // With a single boot on record, all boots are that one.
@@ -27,7 +30,7 @@ pub fn quota_suffices(results: &GuestResults, quota: u64) -> Option<Judgement> {
         format!(
             "{what} needs a quota of at most {} (at clusters of {}), of {}.",
             mb(row.need.quota as f64),
-            cluster(row.cluster_size),
+            row.clusters,
             mb(quota as f64)
         )
     };
@@ -43,7 +46,8 @@ pub fn warm_reads_nothing(results: &GuestResults, most_share: f64) -> Option<Jud
     let rows = results.f4.as_deref()?;
     let plain = f4::plain(rows)?.mean;
     let most = most_share * plain;
-    let warm = f4::curves(rows, Layout::Warm);
+    let mut warm = f4::curves(rows, Layout::Warm);
+    warm.retain(|curve| !curve.clusters.extended_l2);
     let repeated =
         warm.iter().filter_map(|curve| curve.points.last()).map(|(_, left)| left.max).fold(0.0, f64::max);
     let mut measured = vec![format!(
@@ -53,25 +57,25 @@ pub fn warm_reads_nothing(results: &GuestResults, most_share: f64) -> Option<Jud
         counted(results.guest.boots.len(), "boot"),
         warm.len()
     )];
-    let pairs = results.pairs.as_deref()?;
-    let residuals = t2::residuals(pairs);
+    let pairs = || results.pairs.iter().flatten().filter(|pair| !pair.clusters.extended_l2);
+    results.pairs.as_ref()?;
+    let residuals = t2::residuals(pairs());
     let worst = residuals.iter().max_by(|a, b| a.1.max.total_cmp(&b.1.max));
-    let Some((cluster_size, left)) = worst else {
+    let Some((clusters, left)) = worst else {
         measured.push("There is no other boot to try it with.".to_owned());
         let verdict = if repeated == 0.0 { Verdict::Partly } else { Verdict::NotReproduced };
         return Some(Judgement { verdict, measured });
     };
     let worst_mean = residuals.iter().map(|(_, left)| left.mean).fold(0.0, f64::max);
-    let nothing = pairs.iter().filter(|pair| pair.outcome.base_bytes_read == 0).count();
+    let nothing = pairs().filter(|pair| pair.outcome.base_bytes_read == 0).count();
     measured.push(format!(
-        "A boot after another reads at most {} (clusters of {}), {} of the plain overlay's {}; over the pairs, the \
+        "A boot after another reads at most {} (clusters of {clusters}), {} of the plain overlay's {}; over the pairs, the \
          largest mean of a cluster size is {}. In {nothing} of {} cases it reads nothing at all.",
         mb(left.max),
-        cluster(*cluster_size),
         percent(left.max / plain),
         mb(plain),
         mb(worst_mean),
-        pairs.len()
+        pairs().count()
     ));
     let verdict = if repeated == 0.0 && left.max <= most {
         Verdict::Reproduced
@@ -110,8 +114,8 @@ pub fn small_working_set(results: &GuestResults, most_share: f64) -> Option<Judg
 pub fn small_clusters_save(results: &GuestResults, larger: u64, smaller: u64) -> Option<Judgement> {
     let rows = results.f4.as_deref()?;
     let plain = f4::plain(rows)?;
-    let cost_larger = f4::cost_of_filling(rows, larger)?;
-    let cost_smaller = f4::cost_of_filling(rows, smaller)?;
+    let cost_larger = f4::cost_of_filling(rows, ClusterLayout::standard(larger))?;
+    let cost_smaller = f4::cost_of_filling(rows, ClusterLayout::standard(smaller))?;
     let larger_draws_more = cost_larger.low() > 0.0;
     let smaller_does_not = cost_smaller.high() <= 0.0;
     let verdict = match (larger_draws_more, smaller_does_not) {

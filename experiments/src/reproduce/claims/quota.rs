@@ -4,9 +4,9 @@ use super::Judgement;
 use super::court::{Change, Court, axis, verdict};
 use crate::reproduce::f4::{self, Curve};
 use crate::reproduce::{GuestResults, t2};
-use crate::scenario::DeploymentKind;
+use crate::scenario::{DeploymentKind, Settings};
 use crate::stats::Summary;
-use crate::units::{cluster, counted, mb, seconds_summary};
+use crate::units::{counted, mb, seconds_summary};
 use vmicache_sim::hardware::CacheMode;
 use vmicache_sim::replay::Layout;
 use vmicache_sim::storm::State;
@@ -58,8 +58,8 @@ pub fn falls_then_flat(
     nodes: u32,
 ) -> Option<Judgement> {
     let (traffic_falls, traffic_flat, mut measured) = traffic_by_quota(results, traffic)?;
-    let clusters =
-        court.storms.values("F3-beside", |settings| settings.deployment.cluster_size).first().copied()?;
+    let of = |settings: &Settings| settings.deployment.clusters();
+    let clusters = court.storms.values("F3-beside", of).first().copied()?;
     let sufficient = t2::largest_single_need(results.needs.as_deref()?, clusters)?;
     let (time_falls, time_flat, times) = boot_time_by_quota(court, network, nodes, sufficient, boot_time)?;
     measured.extend(times);
@@ -74,8 +74,10 @@ fn traffic_by_quota(results: &GuestResults, tolerance_share: f64) -> Option<(boo
     let needs = results.needs.as_deref()?;
     let (mut falls, mut flat) = (true, true);
     let (mut steepest_rise, mut widest_plateau) = (0.0f64, 0.0f64);
-    for curve in f4::curves(rows, Layout::Warm) {
-        let sufficient = t2::largest_single_need(needs, curve.cluster_size)?;
+    // Which is a claim about clusters without subclusters: there were no others.
+    let standard = |layout| f4::curves(rows, layout).into_iter().filter(|curve| !curve.clusters.extended_l2);
+    for curve in standard(Layout::Warm) {
+        let sufficient = t2::largest_single_need(needs, curve.clusters)?;
         let means = means(&curve);
         let (rise, fallen) = fall(&means, sufficient)?;
         let plateau = plateau(&means, sufficient)?;
@@ -91,10 +93,9 @@ fn traffic_by_quota(results: &GuestResults, tolerance_share: f64) -> Option<(boo
         mb(widest_plateau),
         mb(tolerance)
     )];
-    let cold = f4::curves(rows, Layout::Cold);
-    let ends = cold.iter().filter_map(|curve| {
+    let ends = standard(Layout::Cold).filter_map(|curve| {
         let ((_, first), (_, last)) = (curve.points.first()?, curve.points.last()?);
-        Some(format!("{} to {} ({})", mb(first.mean), mb(last.mean), cluster(curve.cluster_size)))
+        Some(format!("{} to {} ({})", mb(first.mean), mb(last.mean), curve.clusters))
     });
     let ends: Vec<String> = ends.collect();
     measured.push(format!(

@@ -7,7 +7,7 @@ use crate::units::{cluster, mb, set_percent};
 pub fn rule(rule: &Rule, at: &JudgedAt) -> String {
     match rule {
         Rule::QuotaSuffices { quota_bytes } => format!(
-            "reproduced if, at every cluster size, a quota of {} ({quota_bytes} bytes, the patch's own example) holds \
+            "reproduced if, at every cluster size (without subclusters, as in all these rules), a quota of {} ({quota_bytes} bytes, the patch's own example) holds \
              what all boots read, one after the other; partly if it holds what any single boot reads.",
             mb(*quota_bytes as f64)
         ),

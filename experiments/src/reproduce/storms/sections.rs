@@ -7,7 +7,7 @@ use crate::reproduce::sections::picture;
 use crate::scenario::{DeploymentKind, Settings, StartSettings};
 use crate::stats::Summary;
 use crate::sweep::Row;
-use crate::units::{MB, cluster, counted, mb_summary, percent, seconds_summary, set_percent};
+use crate::units::{MB, counted, mb_summary, percent, seconds_summary, set_percent};
 use maud::{Markup, html};
 use vmicache_sim::hardware::{CacheMode, Fact};
 use vmicache_sim::storm::{Filling, State};
@@ -170,7 +170,7 @@ fn caption<'r, I: Iterator<Item = &'r Run>>(storms: &Storms, guest: &str, runs: 
         }
         listed(&values)
     };
-    let clusters = all(&|settings| settings.deployment.cluster_size.map(cluster));
+    let clusters = all(&|settings| settings.deployment.clusters().map(|clusters| clusters.to_string()));
     let caches =
         if clusters.is_empty() { String::new() } else { format!(" caches have clusters of {clusters};") };
     let profile = &storms.hardware().profile;

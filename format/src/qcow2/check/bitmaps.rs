@@ -1,6 +1,6 @@
 //! Persistent bitmaps: their directory, tables and clusters.
 
-use super::examination::{Examination, REQUEST, word};
+use super::examination::{Examination, Place, REQUEST, word};
 use crate::error::Result;
 use crate::qcow2::geometry::OFFSET_MASK;
 use crate::qcow2::header::extension;
@@ -33,7 +33,7 @@ impl<S: Storage> Examination<'_, S> {
             });
             return Ok(());
         }
-        if !self.use_metadata(DIRECTORY, offset, size, 1) {
+        if self.use_metadata(DIRECTORY, offset, size, 1) == Place::Outside {
             self.is_incomplete = true;
             return Ok(());
         }
@@ -63,7 +63,8 @@ impl<S: Storage> Examination<'_, S> {
             });
             return Ok(Some(length).filter(|length| *length <= entry.len()));
         }
-        if !self.use_metadata(TABLE, offset, entries * 8, 1) {
+        // Many bitmaps that claim one place would have it read many times.
+        if self.use_metadata(TABLE, offset, entries * 8, 1) != Place::Own {
             self.is_incomplete = true;
             return Ok(Some(length));
         }

@@ -3,12 +3,11 @@
 use super::examination::{Examination, word};
 use super::layout::Layout;
 use super::mapping::TableUse;
+use super::report::FLAG;
 use crate::qcow2::geometry::{COMPRESSED, COPIED, L2_RESERVED, OFFSET_MASK, ZERO};
 use crate::storage::Storage;
 
 const L2: &str = "L2 table";
-/// The structure that findings about flags name.
-pub(super) const FLAG: &str = "COPIED flag";
 
 /// An L2 entry; the second word is zero where entries have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -249,7 +248,9 @@ impl<S: Storage> Examination<'_, S> {
         }
         let place = self.layout.compressed(word);
         match self.clusters(place.offset, place.bytes).filter(|_| place.offset >> 56 == 0) {
-            Some(clusters) => self.references.add(clusters, table.times, false),
+            Some(clusters) => {
+                self.references.add(clusters, table.times, false);
+            }
             None => {
                 let len = self.layout.file_len;
                 self.dangles(place.offset, place.bytes);

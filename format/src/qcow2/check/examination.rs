@@ -3,7 +3,7 @@
 use super::layout::Layout;
 use super::mapping::TableUse;
 use super::references::References;
-use super::report::{Finding, FindingKind, Report};
+use super::report::{FLAG, Finding, FindingKind, Report};
 use crate::error::{Blame, Result};
 use crate::qcow2::header::Header;
 use crate::storage::{MetadataKind, Storage};
@@ -16,6 +16,17 @@ use std::sync::Arc;
 pub(super) const REQUEST: u64 = 1 << 20;
 /// Where what was read last was zeroes, requests of so many bytes are first asked whether they are holes.
 const WORTH_A_LOOK: u64 = 64 << 10;
+
+/// Where a structure lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// In clusters that no other structure has used so far.
+    Own,
+    /// In clusters of another structure.
+    Shared,
+    /// Beyond the end of the file.
+    Outside,
+}
 
 /// An image as one look at it found it.
 pub(super) struct Examination<'a, S> {
@@ -95,6 +106,8 @@ impl<'a, S: Storage> Examination<'a, S> {
         self.follow_l2_tables().await?;
         self.compare();
         self.check_cache();
+        // Flags often contradict a refcount that is wrong itself: that is to be read first.
+        self.report.findings.sort_by_key(|finding| finding.structure == FLAG);
         Ok(())
     }
 
@@ -148,23 +161,23 @@ impl<'a, S: Storage> Examination<'a, S> {
         }
     }
 
-    /// Counts the use of a range by a structure; says whether it lies in the file.
-    pub fn use_metadata(&mut self, structure: &'static str, offset: u64, bytes: u64, times: u64) -> bool {
+    /// Counts the use of a range by a structure.
+    pub fn use_metadata(&mut self, structure: &'static str, offset: u64, bytes: u64, times: u64) -> Place {
         if bytes == 0 {
-            return true;
+            return Place::Own;
         }
         match self.clusters(offset, bytes) {
-            Some(run) => {
-                self.references.add(run, times, true);
-                true
-            }
+            Some(run) => match self.references.add(run, times, true) {
+                true => Place::Shared,
+                false => Place::Own,
+            },
             None => {
                 let len = self.layout.file_len;
                 self.dangles(offset, bytes);
                 self.corruption(times, structure, offset, None, || {
                     format!("{bytes} bytes at offset {offset:#x} are used, but the file ends at {len:#x}")
                 });
-                false
+                Place::Outside
             }
         }
     }

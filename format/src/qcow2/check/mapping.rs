@@ -3,8 +3,8 @@
 //! Snapshots share tables, and a hostile image can make them share as it likes. So every byte of the file is
 //! read as part of an L1 table at most once, and every L2 table once, however many tables it belongs to.
 
-use super::entries::FLAG;
 use super::examination::{Examination, REQUEST, neighbours, word};
+use super::report::FLAG;
 use super::snapshots::L1Table;
 use crate::error::Result;
 use crate::qcow2::geometry::{COPIED, L1_RESERVED, OFFSET_MASK};

@@ -62,7 +62,7 @@ pub struct CheckOptions {
 
 impl Default for CheckOptions {
     fn default() -> Self {
-        CheckOptions { repair: Repair::None, max_findings: 10_000, memory_limit: 2 << 30 }
+        CheckOptions { repair: Repair::None, max_findings: 10_000, memory_limit: 1 << 30 }
     }
 }
 
@@ -110,8 +110,8 @@ pub async fn check<S: Storage>(storage: &S, name: &str, options: &CheckOptions) 
     report.corruptions_fixed = fixed + second_flags.saturating_sub(now.wrong_flags);
     report.leaks_fixed = found.leaks.saturating_sub(report.leaks);
     // Flags that were wrong because a refcount was are mended with it; others are found again.
-    let before = found.findings.into_iter().filter(|finding| finding.structure != entries::FLAG);
-    let flags = second.findings.into_iter().filter(|finding| finding.structure == entries::FLAG);
+    let before = found.findings.into_iter().filter(|finding| finding.structure != report::FLAG);
+    let flags = second.findings.into_iter().filter(|finding| finding.structure == report::FLAG);
     add_repaired(&mut report, before.chain(flags), options.max_findings);
     Ok(report)
 }

@@ -1,8 +1,8 @@
 //! The refcounts, and whether they agree with the references.
 
-use super::examination::{Examination, neighbours, word};
+use super::examination::{Examination, Place, neighbours, word};
 use super::references::GROUP;
-use super::report::FindingKind;
+use super::report::{FindingKind, REFCOUNT};
 use crate::error::Result;
 use crate::qcow2::geometry::REFCOUNT_TABLE_RESERVED;
 use crate::storage::{MetadataKind, Storage};
@@ -16,7 +16,7 @@ impl<S: Storage> Examination<'_, S> {
         let layout = self.layout;
         let offset = self.header.refcount_table_offset;
         let bytes = u64::from(self.header.refcount_table_clusters) << layout.cluster_bits;
-        if !self.use_metadata(TABLE, offset, bytes, 1) {
+        if self.use_metadata(TABLE, offset, bytes, 1) == Place::Outside {
             self.table_must_move = true;
             return Ok(());
         }
@@ -103,7 +103,7 @@ impl<S: Storage> Examination<'_, S> {
             }
             let host_offset = cluster << layout.cluster_bits;
             if references > max {
-                self.corruption(references - max, BLOCK, host_offset, None, || {
+                self.corruption(references - max, REFCOUNT, host_offset, None, || {
                     format!("cluster {cluster} has {references} references, a refcount ends at {max}")
                 });
             }
@@ -115,9 +115,9 @@ impl<S: Storage> Examination<'_, S> {
             self.wrong_blocks.insert(cluster / entries);
             if refcount > references {
                 self.report.leaks += 1;
-                self.note(FindingKind::Leak, BLOCK, host_offset, None, text);
+                self.note(FindingKind::Leak, REFCOUNT, host_offset, None, text);
             } else {
-                self.corruption(1, BLOCK, host_offset, None, text);
+                self.corruption(1, REFCOUNT, host_offset, None, text);
             }
         });
         self.report.image_end_offset = end << layout.cluster_bits;

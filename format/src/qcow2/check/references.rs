@@ -71,16 +71,18 @@ impl References {
         (self.groups.capacity() * size_of::<Group>() + maps) as u64
     }
 
-    /// Counts `times` more references of each cluster of a run. Metadata is added before data.
-    pub fn add(&mut self, run: Range<u64>, times: u64, is_metadata: bool) {
-        let mut at = run.start;
+    /// Counts `times` more references of each cluster of a run; says whether metadata lies there that was added
+    /// before. Metadata is added before data.
+    pub fn add(&mut self, run: Range<u64>, times: u64, is_metadata: bool) -> bool {
+        let (mut at, mut overlaps) = (run.start, false);
         while at < run.end {
             let first = (at % GROUP) as usize;
             let count = (GROUP - at % GROUP).min(run.end - at) as usize;
             let place = self.place(at / GROUP);
-            let Some(group) = self.groups.get_mut(place) else { return };
+            let Some(group) = self.groups.get_mut(place) else { break };
             let mask = (u32::MAX >> (GROUP as usize - count)) << first;
             let mut overlapping = group.metadata & mask;
+            overlaps |= overlapping != 0;
             while overlapping != 0 {
                 self.overlaps.insert(group.number * GROUP + u64::from(overlapping.trailing_zeros()));
                 overlapping &= overlapping - 1;
@@ -100,6 +102,7 @@ impl References {
             }
             at += count as u64;
         }
+        overlaps
     }
 
     /// Takes back what was added to one cluster of metadata that nothing else uses any more.

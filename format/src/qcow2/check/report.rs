@@ -1,6 +1,12 @@
 //! What a check found.
 
 use serde::Serialize;
+use std::fmt;
+
+/// The structure of findings that compare a refcount with the references.
+pub(super) const REFCOUNT: &str = "refcount";
+/// The structure of findings that compare a flag with a refcount.
+pub(super) const FLAG: &str = "COPIED flag";
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -31,6 +37,27 @@ pub struct Finding {
     pub repaired: bool,
     /// What is wrong.
     pub text: String,
+}
+
+/// As qemu-img has them: a line that begins with how bad it is.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.repaired, self.kind) {
+            (true, _) => "Repairing ",
+            (false, FindingKind::Leak) => "Leaked ",
+            (false, FindingKind::Corruption) => "ERROR ",
+            (false, FindingKind::Note) => "Note: ",
+        })?;
+        // These say in their text what they are about.
+        if self.structure != REFCOUNT && self.structure != FLAG {
+            write!(f, "{} at offset {:#x}", self.structure, self.host_offset)?;
+            if let Some(offset) = self.guest_offset {
+                write!(f, " (of the disk: {offset:#x})")?;
+            }
+            f.write_str(": ")?;
+        }
+        f.write_str(&self.text)
+    }
 }
 
 /// What a check, or a check and repair, found: the numbers as qemu-img has them, and the findings themselves.

@@ -1,6 +1,6 @@
 //! The L1 tables: the active one, and those of the snapshots.
 
-use super::examination::Examination;
+use super::examination::{Examination, Place};
 use crate::error::Result;
 use crate::qcow2::header::MAX_L1_BYTES;
 use crate::storage::{MetadataKind, Storage};
@@ -95,6 +95,7 @@ impl<S: Storage> Examination<'_, S> {
                 break;
             }
             self.check_snapshot(index, position, &entry, tables);
+            self.check_memory()?;
             position = end;
         }
         self.use_metadata(SNAPSHOTS, start, position - start, 1);
@@ -115,10 +116,9 @@ impl<S: Storage> Examination<'_, S> {
         } else if bytes > MAX_L1_BYTES {
             "is too large"
         } else {
-            if self.use_metadata("L1 table of a snapshot", offset, bytes, 1) {
-                tables.push(L1Table { offset, bytes, is_active: false });
-            } else {
-                self.is_incomplete = true;
+            match self.use_metadata("L1 table of a snapshot", offset, bytes, 1) {
+                Place::Outside => self.is_incomplete = true,
+                Place::Own | Place::Shared => tables.push(L1Table { offset, bytes, is_active: false }),
             }
             return;
         };

@@ -14,7 +14,7 @@ use std::ops::Range;
 use vmicache_format::qcow2::{Compression, compress};
 
 /// What is read in one go.
-const CHUNK: u64 = 2 << 20;
+const CHUNK: u64 = 1 << 20;
 
 /// A copy, and how far it has come.
 pub struct Copy<'a> {
@@ -43,15 +43,14 @@ impl<'a> Copy<'a> {
         // Clusters are compressed one by one.
         let smallest = if plan.args.compress { 1 } else { plan.sparse };
         let unit = if plan.sparse == 0 { 0 } else { smallest.max(SECTOR as u64).next_multiple_of(cluster) };
-        let at_once = if plan.args.compress { cluster * plan.threads as u64 } else { CHUNK };
-        let step = unit.max(cluster);
+        let at_once = if plan.args.compress { cluster * plan.threads as u64 } else { 0 };
         let pool = || rayon::ThreadPoolBuilder::new().num_threads(plan.threads).build();
         let shown = plan.args.progress && !plan.args.quiet;
         Ok(Copy {
             input: Input::of(plan.sources, target.is_backed, plan.args.salvage),
             target,
             unit,
-            chunk: at_once.max(CHUNK) / step.min(CHUNK.max(at_once)) * step,
+            chunk: CHUNK.max(at_once).next_multiple_of(unit.max(cluster)),
             pool: plan.args.compress.then(pool).transpose()?,
             progress: Progress::new(shown),
             shown,

@@ -4,14 +4,15 @@ use beside_imago::{Plan, Sum};
 use bytes::Bytes;
 use std::path::Path;
 use vmicache_format::Result;
-use vmicache_format::files::{ChainOptions, Format, open_chain};
+use vmicache_format::files::{ChainOptions, Format, NamedFiles, open_chain};
 use vmicache_format::runtime::LocalRuntime;
 
 fn main() {
     let plan = Plan::from_command_line();
     let runtime = LocalRuntime::new();
     let done: Result<Sum> = runtime.block_on(async {
-        let options = ChainOptions { writable: plan.write, ..ChainOptions::default() };
+        let options =
+            ChainOptions { writable: plan.write, named_files: NamedFiles::Allow, ..ChainOptions::default() };
         let disk = open_chain(Path::new(&plan.file), Format::Qcow2, &options, runtime.clone()).await?;
         let data = Bytes::from_static(plan.buffer());
         let mut sum = Sum::default();
