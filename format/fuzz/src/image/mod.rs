@@ -93,6 +93,8 @@ pub struct Hostile {
     pub setting: Setting,
     /// Nothing about it was changed: it is one of the [`templates`].
     pub is_sound: bool,
+    /// It has bitmaps, or may have.
+    pub has_bitmaps: bool,
 }
 
 impl Hostile {
@@ -111,6 +113,9 @@ impl Hostile {
         let setting = Setting::parse(input.byte());
         let store = Store::new(base);
         let patches = patches::apply(&mut input, &store);
-        (Hostile { store, setting, is_sound: template != RAW && patches == 0 }, input)
+        let is_sound = template != RAW && patches == 0;
+        let bitmaps = 0x2385_2875_u32.to_be_bytes();
+        let has_bitmaps = store.get(0, 4096).windows(4).any(|bytes| bytes == bitmaps);
+        (Hostile { store, setting, is_sound, has_bitmaps }, input)
     }
 }
