@@ -77,7 +77,7 @@ impl<S: Storage> Disk<S> {
 
 impl<S: Storage> Stack<S> {
     /// Where the beginning of a range lies, which is not empty.
-    async fn map(&self, mut range: Range<u64>) -> Result<MapExtent> {
+    pub(super) async fn map(&self, mut range: Range<u64>) -> Result<MapExtent> {
         for (depth, layer) in self.layers.iter().enumerate() {
             let (end, extent) = match &**layer {
                 Layer::Raw(raw) => {

@@ -79,7 +79,11 @@ impl<S: Storage> Stack<S> {
         let mut extents: Vec<Extent> = Vec::new();
         let mut at = range.start;
         while at < range.end {
-            let end = range.end.min(at + STEP);
+            let mut end = range.end.min(at.saturating_add(STEP));
+            if end < range.end {
+                // Disks may be far larger than what their files hold: what goes on in the same way is one step.
+                end = end.max(self.map(at..range.end).await?.range.end);
+            }
             let mut parts = self.locate(0, at..end, DataKind::Identity).await?;
             parts.sort_unstable_by_key(|part| part.range.start);
             for part in &parts {

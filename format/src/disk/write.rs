@@ -150,6 +150,13 @@ impl<S: Storage> Stack<S> {
             Layer::Qcow2(image) => writable(image)?.clone(),
             Layer::Raw(raw) => return Err(raw.refuse("a raw image has no compressed clusters")),
         };
+        if image.has_data_file() {
+            return Err(image.blame().refused("an external data file has no compressed clusters"));
+        }
+        if compressed.is_empty() || compressed.len() > image.cluster_size() {
+            let problem = format!("compressed data of {} bytes for one cluster", compressed.len());
+            return Err(image.blame().refused(problem));
+        }
         let cluster = GuestCluster(offset / image.cluster_size());
         let (record, reservation) = image.begin_compressed_write(cluster, compressed.len()).await?;
         let task = async move {

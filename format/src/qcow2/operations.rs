@@ -203,6 +203,8 @@ impl<S: Storage> Image<S> {
                 }
                 Err(other) => other.wait_until_done().await,
             }
+            // A range that takes many tables does not take as much memory.
+            self.publish_if_crowded().await?;
         }
         Ok(to_be_written)
     }

@@ -115,6 +115,20 @@ impl<S: Storage> Image<S> {
         }
     }
 
+    /// Publishes, and waits for it, once there are more changed slices than are to be kept in memory.
+    pub(super) async fn publish_if_crowded(&self) -> Result<()> {
+        let is_crowded = {
+            let state = self.state.borrow();
+            state.l2.dirty() > state.l2.capacity() || state.freed.len() > MOST_FREED
+        };
+        match self.this.upgrade() {
+            Some(image) if is_crowded => {
+                Join::spawn(&*self.runtime, Box::pin(async move { image.publish(false).await })).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Waits for what is in flight, publishes everything, and brings length and header up to date. The
     /// image can be used on; what it changes then needs another close.
     ///

@@ -65,6 +65,8 @@ pub struct Setting {
     pub small_batches: bool,
     /// Guests wait for the copies that a cache keeps.
     pub in_path: bool,
+    /// A repair frees leaked clusters, and does nothing more.
+    pub only_leaks: bool,
     /// An external data file is given to images that have none, and the other way round.
     pub wrong_data_file: bool,
 }
@@ -77,6 +79,7 @@ impl Setting {
             small_cache: bit(1),
             small_batches: bit(2),
             in_path: bit(3),
+            only_leaks: bit(4),
             wrong_data_file: bit(7) && bit(6) && bit(5),
         }
     }
@@ -90,6 +93,8 @@ pub struct Hostile {
     pub setting: Setting,
     /// Nothing about it was changed: it is one of the [`templates`].
     pub is_sound: bool,
+    /// It has bitmaps, or may have.
+    pub has_bitmaps: bool,
 }
 
 impl Hostile {
@@ -108,6 +113,9 @@ impl Hostile {
         let setting = Setting::parse(input.byte());
         let store = Store::new(base);
         let patches = patches::apply(&mut input, &store);
-        (Hostile { store, setting, is_sound: template != RAW && patches == 0 }, input)
+        let is_sound = template != RAW && patches == 0;
+        let bitmaps = 0x2385_2875_u32.to_be_bytes();
+        let has_bitmaps = store.get(0, 4096).windows(4).any(|bytes| bytes == bitmaps);
+        (Hostile { store, setting, is_sound, has_bitmaps }, input)
     }
 }

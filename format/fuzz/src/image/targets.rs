@@ -2,13 +2,17 @@
 
 use super::disks::Files;
 use super::model::Model;
+use super::requests;
 use super::script::{self, Request, Units};
+use super::store::Store;
 use super::{Hostile, Input};
 use std::rc::Rc;
-use vmicache_format::cache;
+use vmicache_format::disk::{Disk, Layer};
+use vmicache_format::qcow2::check::{CheckOptions, Finding, FindingKind, Repair, Report};
 use vmicache_format::qcow2::header::Header;
-use vmicache_format::qcow2::{Image, Mode};
+use vmicache_format::qcow2::{self, Image, Mode};
 use vmicache_format::runtime::LocalRuntime;
+use vmicache_format::{Error, Result, cache};
 
 /// What an input is played to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +25,16 @@ pub enum Target {
     Write,
     /// Reading through a cache that is filled.
     Fill,
+    /// A check.
+    Check,
+    /// A check that mends, and what is done with the image then.
+    Repair,
 }
 
 impl Target {
     /// All of them.
-    pub const ALL: [Target; 4] = [Target::Open, Target::Read, Target::Write, Target::Fill];
+    pub const ALL: [Target; 6] =
+        [Target::Open, Target::Read, Target::Write, Target::Fill, Target::Check, Target::Repair];
 
     /// Its name, which its folders have.
     pub fn name(self) -> &'static str {
@@ -34,6 +43,8 @@ impl Target {
             Target::Read => "read",
             Target::Write => "write",
             Target::Fill => "fill",
+            Target::Check => "check",
+            Target::Repair => "repair",
         }
     }
 }
@@ -51,6 +62,8 @@ pub fn play(target: Target, bytes: &[u8]) {
             Target::Read => read(&hostile, &mut script, &runtime).await,
             Target::Write => change(&hostile, Mode::Write, &mut script, &runtime).await,
             Target::Fill => change(&hostile, Mode::Fill, &mut script, &runtime).await,
+            Target::Check => check(&hostile).await,
+            Target::Repair => repair(&hostile, &mut script, &runtime).await,
         }
     });
 }
@@ -65,7 +78,7 @@ async fn open(hostile: &Hostile, runtime: &Rc<LocalRuntime>) {
     assert_eq!(files.image.writes(), 0, "describing an image changes it");
     for mode in [Mode::Read, Mode::Write, Mode::Fill] {
         let Ok(disk) = files.open(mode, &hostile.setting, runtime).await else { continue };
-        if let vmicache_format::disk::Layer::Qcow2(image) = &*disk.layers()[0] {
+        if let Layer::Qcow2(image) = &*disk.layers()[0] {
             look_at(&image.header());
             measure(image, &files).await;
         }
@@ -89,7 +102,7 @@ fn look_at(header: &Header) {
     );
 }
 
-async fn measure(image: &Rc<Image<super::Store>>, files: &Files) {
+async fn measure(image: &Rc<Image<Store>>, files: &Files) {
     if let Ok(usage) = image.usage().await {
         let most = files.image.length().next_multiple_of(image.cluster_size());
         assert!(usage.bytes_in_use <= most, "{usage:?} of {most} bytes");
@@ -99,15 +112,15 @@ async fn measure(image: &Rc<Image<super::Store>>, files: &Files) {
 }
 
 /// What ranges of a disk are made of.
-fn units(image: &Image<super::Store>) -> Units {
+fn units(image: &Image<Store>) -> Units {
     let (cluster, entry) = (image.cluster_size(), if image.header().has_extended_l2() { 16 } else { 8 });
     Units { disk: image.size(), cluster, table: cluster / entry * cluster }
 }
 
-fn image_of(disk: &vmicache_format::disk::Disk<super::Store>) -> &Rc<Image<super::Store>> {
+fn image_of(disk: &Disk<Store>) -> &Rc<Image<Store>> {
     match &*disk.layers()[0] {
-        vmicache_format::disk::Layer::Qcow2(image) => image,
-        vmicache_format::disk::Layer::Raw(_) => unreachable!("it was opened as qcow2"),
+        Layer::Qcow2(image) => image,
+        Layer::Raw(_) => unreachable!("it was opened as qcow2"),
     }
 }
 
@@ -143,7 +156,7 @@ async fn read(hostile: &Hostile, script: &mut Input<'_>, runtime: &Rc<LocalRunti
                 Err(error) => Err(error),
             },
             Some(request) => {
-                let is_done = super::requests::perform(&disk, &request, &units).await.is_ok();
+                let is_done = requests::perform(&disk, &request, &units).await.is_ok();
                 let nothing_to_do = matches!(request, Request::Flush | Request::Reopen) || units.disk == 0;
                 assert!(!is_done || nothing_to_do || is_empty(&request), "{request:?} succeeds");
                 Ok(())
@@ -166,11 +179,68 @@ fn is_empty(request: &Request) -> bool {
     }
 }
 
+/// What a check finds.
+async fn look(store: &Store, repair: Repair) -> Result<Report> {
+    let options = CheckOptions { repair, max_findings: 50, memory_limit: 64 << 20 };
+    qcow2::check::check(store, "image", &options).await
+}
+
 /// Whether nothing is wrong with an image, so that everything must succeed with it and leave it so.
 async fn is_trusted(hostile: &Hostile) -> bool {
-    let header = vmicache_format::qcow2::read_header(&hostile.store, "image").await;
-    let is_dirty = header.is_ok_and(|header| header.is_dirty());
-    hostile.is_sound && !hostile.setting.wrong_data_file && !is_dirty
+    let Ok(header) = qcow2::read_header(&hostile.store, "image").await else { return false };
+    // Clusters behind the end of the file that are counted as used are leaks only once the file has grown so far.
+    let longer = hostile.store.copy();
+    longer.cut(longer.length() + (4096 << header.cluster_bits));
+    let is_clean = look(&longer, Repair::None).await.is_ok_and(|report| report.is_clean());
+    let is_clean = is_clean && look(&hostile.store, Repair::None).await.is_ok_and(|report| report.is_clean());
+    is_clean && !header.is_dirty() && !header.is_corrupt() && !hostile.setting.wrong_data_file
+}
+
+async fn check(hostile: &Hostile) {
+    let report = look(&hostile.store, Repair::None).await;
+    assert_eq!(hostile.store.writes(), 0, "a check changes the image");
+    let again = look(&hostile.store, Repair::None).await;
+    assert_eq!(report.as_ref().ok(), again.as_ref().ok(), "what two checks find");
+    match report {
+        Ok(report) => {
+            let is_dirty =
+                qcow2::read_header(&hostile.store, "image").await.is_ok_and(|header| header.is_dirty());
+            assert!(
+                !hostile.is_sound || is_dirty || report.corruptions == 0,
+                "a sound image is damaged: {report:?}"
+            );
+            assert!(report.findings.len() <= 50);
+        }
+        Err(error) => assert!(!hostile.is_sound, "a sound image cannot be checked: {error:?}"),
+    }
+}
+
+/// What was right stays right, what is left is reported, and what is whole then can be used.
+async fn repair(hostile: &Hostile, script: &mut Input<'_>, runtime: &Rc<LocalRuntime>) {
+    let Ok(before) = look(&hostile.store, Repair::None).await else { return };
+    let files = Files::new(hostile.store.clone(), &hostile.setting).await;
+    let model = match files.open(Mode::Read, &hostile.setting, runtime).await {
+        Ok(disk) if before.corruptions == 0 => Model::of(&disk).await,
+        _ => None,
+    };
+    let what = if hostile.setting.only_leaks { Repair::Leaks } else { Repair::All };
+    let Ok(repaired) = look(&hostile.store, what).await else { return };
+    let after = look(&hostile.store, Repair::None).await.expect("what was repaired can be checked");
+    let left = |report: &Report| (report.corruptions, report.leaks, report.check_errors);
+    assert_eq!(left(&repaired), left(&after), "what is said to be left, and what is: {repaired:?} {after:?}");
+    assert!(before.corruptions > 0 || after.is_clean() || before.check_errors > 0, "leaks stay: {after:?}");
+    if let Some(model) = model {
+        match files.open(Mode::Read, &hostile.setting, runtime).await {
+            Ok(disk) => model.check_all(&disk, "after the repair").await,
+            Err(error) => panic!("what could be opened cannot be after the repair: {error:?}"),
+        }
+    }
+    if after.is_clean()
+        && let Ok(header) = qcow2::read_header(&hostile.store, "image").await
+    {
+        let mode = if header.cache().is_some() { Mode::Fill } else { Mode::Write };
+        change(hostile, mode, script, runtime).await;
+    }
 }
 
 /// A guest's requests, or what fills a cache; what can be read at the end, and whether the image is whole.
@@ -178,6 +248,7 @@ async fn change(hostile: &Hostile, mode: Mode, script: &mut Input<'_>, runtime: 
     let files = Files::new(hostile.store.clone(), &hostile.setting).await;
     let is_trusted = is_trusted(hostile).await;
     let before = hostile.store.length();
+    let mut out_of_room = false;
     let mut model = match files.open(Mode::Read, &hostile.setting, runtime).await {
         Ok(disk) => Model::of(&disk).await,
         Err(_) => None,
@@ -191,17 +262,20 @@ async fn change(hostile: &Hostile, mode: Mode, script: &mut Input<'_>, runtime: 
         if request == Request::Reopen {
             let closed = disk.close().await;
             drop(disk);
-            assert!(closed.is_ok() || !is_trusted, "closing: {closed:?}");
+            let is_full = matches!(&closed, Err(Error::Io { .. }));
+            out_of_room |= is_full;
+            assert!(closed.is_ok() || is_full || !is_trusted, "closing: {closed:?}");
             disk = match files.open(mode, &hostile.setting, runtime).await {
                 Ok(disk) => disk,
                 Err(error) => return assert!(!is_trusted, "opening again: {error:?}"),
             };
             continue;
         }
-        let outcome = super::requests::perform(&disk, &request, &units).await;
-        model = super::requests::follow(model, &disk, &request, &outcome).await;
+        let outcome = requests::perform(&disk, &request, &units).await;
+        model = requests::follow(model, &disk, &request, &outcome).await;
         if let (true, Err(error)) = (is_trusted, &outcome) {
-            assert!(super::requests::may_fail(error, &request, mode), "{request:?}: {error:?}");
+            out_of_room |= matches!(error, Error::Io { .. });
+            assert!(requests::may_fail(error, &request, mode), "{request:?}: {error:?}");
         }
     }
     if let Some(model) = &model {
@@ -209,9 +283,11 @@ async fn change(hostile: &Hostile, mode: Mode, script: &mut Input<'_>, runtime: 
     }
     let closed = disk.close().await;
     drop(disk);
-    assert!(closed.is_ok() || !is_trusted, "closing: {closed:?}");
+    let is_full = matches!(&closed, Err(Error::Io { .. }));
+    out_of_room |= is_full;
+    assert!(closed.is_ok() || is_full || !is_trusted, "closing: {closed:?}");
     if mode == Mode::Fill
-        && let Ok(header) = vmicache_format::qcow2::read_header(&files.image, "image").await
+        && let Ok(header) = qcow2::read_header(&files.image, "image").await
     {
         let quota = header.cache().map_or(u64::MAX, |cache| cache.quota);
         let length = files.image.length();
@@ -225,4 +301,20 @@ async fn change(hostile: &Hostile, mode: Mode, script: &mut Input<'_>, runtime: 
         }
         Err(error) => assert!(!is_trusted, "opening at the end: {error:?}"),
     }
+    if is_trusted && !out_of_room {
+        let report = look(&files.image, Repair::None).await.expect("an image that was whole can be checked");
+        assert!(is_still_whole(&report, hostile), "an image that was whole is not any more: {report:?}");
+    }
+}
+
+/// Whether an image that was whole still is, as far as a writer can see to that.
+fn is_still_whole(report: &Report, hostile: &Hostile) -> bool {
+    // A cluster that two entries of the active tables shared, and only one does now, has that one's flag wrong; and
+    // what bitmaps held is lost to those who do not keep them up.
+    let of_others = |finding: &Finding| match finding.kind {
+        FindingKind::Corruption => finding.structure == "COPIED flag" && !hostile.is_sound,
+        FindingKind::Leak => hostile.has_bitmaps,
+        FindingKind::Note => true,
+    };
+    report.check_errors == 0 && report.findings.iter().all(of_others)
 }

@@ -96,6 +96,7 @@ fn make(options: &CreateOptions) -> Result<Vec<u8>> {
             small_cache: false,
             small_batches: false,
             in_path: true,
+            only_leaks: false,
             wrong_data_file: false,
         };
         let files = Files::new(store.clone(), &setting).await;
