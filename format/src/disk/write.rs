@@ -33,7 +33,7 @@ impl<S: Storage> Stack<S> {
                         let _using = using;
                         image.write_data(offset, &[data]).await
                     };
-                    Join::spawn(&*self.runtime, task).await?;
+                    Join::spawn(&*self.runtime, Box::pin(task)).await?;
                     rest.start = part.end;
                 }
                 WriteStep::New { record, reservation, source } => {

@@ -123,7 +123,7 @@ impl Checker<'_> {
 
     /// A table of its own, or one more reference to an L2 table.
     fn table(&mut self, what: &'static str, offset: u64, bytes: u64) -> Found {
-        if offset % self.cluster_size() != 0 || offset + bytes > self.bytes.len() as u64 {
+        if !offset.is_multiple_of(self.cluster_size()) || offset + bytes > self.bytes.len() as u64 {
             let length = self.bytes.len();
             return Err(format!(
                 "the {what} at {offset}, of {bytes} bytes, lies in a cluster or beyond the file's end at {length}"
@@ -197,7 +197,7 @@ impl Checker<'_> {
         }
         let zero_bit = if self.version >= 3 && bitmap.is_none() { 1 } else { 0 };
         let offset = word & OFFSET;
-        if word & !(OFFSET | COPIED | zero_bit) != 0 || offset % self.cluster_size() != 0 {
+        if word & !(OFFSET | COPIED | zero_bit) != 0 || !offset.is_multiple_of(self.cluster_size()) {
             return Err("reserved bits are set, or it points into a cluster".into());
         }
         if let Some(bitmap) = bitmap {
@@ -218,7 +218,7 @@ impl Checker<'_> {
 
     fn compare(&self, refcount_table: (u64, u64), order: u32) -> Found {
         let blocks = self.words(refcount_table.0, refcount_table.1)?;
-        let per_block = self.cluster_size() * 8 >> order;
+        let per_block = (self.cluster_size() * 8) >> order;
         let count = |cluster: u64| -> u64 {
             let block = blocks.get((cluster / per_block) as usize).copied().unwrap_or(0) as usize;
             let index = (cluster % per_block) as usize;
