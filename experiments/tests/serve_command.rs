@@ -29,6 +29,8 @@ fn nbdcopy_reads_the_base_through_a_cache_which_then_holds_it() {
     let status = server.status();
     let base = &status["exports"][0]["layers"][1];
     assert_eq!(base["read_bytes"], 8 << 20);
+    let cache = &status["exports"][0]["layers"][0]["cache"];
+    assert_eq!((&cache["cluster_size"], &cache["extended_l2"]), (&512.into(), &false.into()));
     let first = server.stop();
     assert!(first.contains("cache.qcow2"), "{first}");
     run(folder.path(), "qemu-img", &["check", "cache.qcow2"]);
@@ -42,6 +44,42 @@ fn nbdcopy_reads_the_base_through_a_cache_which_then_holds_it() {
     );
     assert_eq!(server.status()["exports"][0]["layers"][1]["read_bytes"], 0);
     server.stop();
+}
+
+#[test]
+fn a_cache_with_subclusters_is_filled_by_subclusters_and_its_status_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    chain(folder.path());
+    let warm = [
+        "warm",
+        "parts.qcow2",
+        "--base",
+        "base.raw",
+        "--quota",
+        "12M",
+        "--extended-l2",
+        "--trace",
+        "boot.csv",
+    ];
+    fs::write(folder.path().join("boot.csv"), "start_us,end_us,op,offset,length\n0,1,read,0,512\n").unwrap();
+    vmicache(folder.path(), &warm);
+    let server = Serving::start(folder.path(), &["parts.qcow2"]);
+    run(folder.path(), "qemu-io", &["-r", "-f", "raw", "-c", "read 1M 512", &server.uri]);
+    let status = server.status();
+    let layers = &status["exports"][0]["layers"];
+    let cache = &layers[0]["cache"];
+    assert_eq!((&cache["cluster_size"], &cache["extended_l2"]), (&65_536.into(), &true.into()));
+    let text = vmicache(folder.path(), &["status", "parts.qcow2.sock.status"]);
+    assert!(text.contains("parts.qcow2: clusters of 64 KiB with subclusters of 2 KiB; "), "{text}");
+    server.stop();
+    let info = vmicache(folder.path(), &["cache", "info", "--json", "parts.qcow2"]);
+    let info: serde_json::Value = serde_json::from_str(&info).unwrap();
+    // Of the first cluster one subcluster is from before; qemu-io may look at the first sectors by itself.
+    let cached = info["cached_bytes"].as_u64().unwrap();
+    assert!(cached.is_multiple_of(2048) && (4096..65_536).contains(&cached), "{info}");
+    assert_eq!(info["data_bytes"], 2 * 65_536);
+    run(folder.path(), "qemu-img", &["check", "parts.qcow2"]);
+    run(folder.path(), "qemu-img", &["compare", "-f", "qcow2", "-F", "raw", "parts.qcow2", "base.raw"]);
 }
 
 #[test]
