@@ -2,7 +2,6 @@
 
 use super::source::{format_of, named_file, parse_format};
 use super::{cache_mode, json, program};
-use super::{file, json, program};
 use crate::terminal::print;
 use anyhow::Context;
 use clap::ValueEnum;
