@@ -121,7 +121,7 @@ fn what_may_belong_to_a_lost_table_is_not_freed() {
     assert_eq!((report.leaks, report.leaks_fixed), (leaks, 0), "{report:#?}");
     // The entry that is right again finds everything where it was.
     let mut victim = Victim::new(storage.to_vec());
-    victim.set_word(l1, victim.word(l1) - 512 | COPIED);
+    victim.set_word(l1, (victim.word(l1) - 512) | COPIED);
     let report = checked(&Memory::new(victim.bytes), Repair::None).unwrap();
     assert_eq!(report.leaks, 0, "{report:#?}");
 }
@@ -215,7 +215,7 @@ fn misplaced_zero_clusters_lose_their_place() {
         let (folder, mut victim) = image(options);
         let at = victim.l2_places()[5];
         let zero = if extended { 0 } else { 1 };
-        victim.set_word(at, victim.word(at) + 512 | zero);
+        victim.set_word(at, (victim.word(at) + 512) | zero);
         if extended {
             victim.set_word(at + 8, 0xffff << 32);
         }
@@ -290,7 +290,7 @@ fn a_file_without_end_is_counted_in_bounded_memory() {
     let (entries, far) = (32768, 1u64 << 54);
     let words = [(24, 1 << 30), (36, entries << 32), (40, 512), (48, 1 << 40), (56, 1 << 32)];
     let mut victim = hostile(9, 512 << 10, &words);
-    (0..entries).for_each(|index| victim.set_word(512 + index * 8, far / entries * index | COPIED));
+    (0..entries).for_each(|index| victim.set_word(512 + index * 8, (far / entries * index) | COPIED));
     let storage = Sparse::new(far);
     run(storage.write_metadata(MetadataKind::Header, 0, &victim.bytes)).unwrap();
     let limited = |memory_limit| {
