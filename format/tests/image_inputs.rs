@@ -5,11 +5,6 @@
 mod image;
 
 use image::{Target, play};
-use std::path::PathBuf;
-
-fn folder(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(name)
-}
 
 #[test]
 fn the_seeds_do_no_harm() {
