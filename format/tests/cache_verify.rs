@@ -160,7 +160,7 @@ fn a_description_trusts_no_hint() {
     let folder = cached(&[(0, MIB)], 4096, Format::Raw);
     let before = description(folder.path(), "cache").expect("it can be described");
     assert_eq!((before.data_bytes, before.cached_bytes, before.quota), (MIB, MIB, 64 * MIB));
-    assert_eq!((before.size, before.cluster_size), (DISK, 4096));
+    assert_eq!((before.size, before.clusters.size), (DISK, 4096));
     assert_eq!(before.backing_file.as_deref(), Some("base"));
     assert!(matches!(before.base, Some(BaseIdentity::Digest { length: DISK, .. })));
     assert!(before.bytes_in_use > MIB && before.bytes_in_use <= before.file_bytes);
