@@ -156,8 +156,9 @@ impl<'a> Search<'a> {
     /// Whether the boots read nothing from the base under this cache.
     fn is_enough(&self, filled: &Filled) -> anyhow::Result<bool> {
         // What a cache keeps without a limit is all that the boots can find in any. As many clusters hold as many
-        // subclusters: none that had no room gets any later.
-        if filled.outcome.cache_data_bytes == self.everything.outcome.cache_data_bytes {
+        // subclusters: none that had no room gets any later, unless holes give some back.
+        let counts = !self.chain.clusters.extended_l2 || *self.base == Base::new(self.base.disk_size());
+        if counts && filled.outcome.cache_data_bytes == self.everything.outcome.cache_data_bytes {
             return Ok(true);
         }
         // What there was no room for came last.

@@ -100,9 +100,11 @@ fn assert_borne_out(folder: &Folder, base: &str, format: &str, advice: &Value) {
             assert!(difference <= 0.01, "{figure}, clusters of {size}: {predicted} predicted, {found} found");
             assert_eq!(found, count(&at["real_proof"]["found"][figure]), "{figure}");
         }
-        // Whatever has no hole below is data, and in whole clusters the same; and so is what refers to it.
-        for figure in ["cache_data_bytes", "cache_bytes_in_use"] {
-            assert_eq!(predicted[figure], warm[figure], "{figure}, {at}");
+        // Whatever has no hole below is data, and in whole clusters the same.
+        assert_eq!(predicted["cache_data_bytes"], warm["cache_data_bytes"]);
+        if at["extended_l2"] == true {
+            // The tables are the same, too.
+            assert_eq!(predicted["cache_bytes_in_use"], warm["cache_bytes_in_use"]);
         }
         folder.qemu_img(&["check", "cache.qcow2"]);
         folder.qemu_img(&["compare", "-f", "qcow2", "-F", format, "cache.qcow2", base]);
@@ -125,8 +127,15 @@ fn a_real_cache_over_a_raw_base_with_holes_is_as_predicted() {
 
     let without = advice(&folder, &["--disk-size", "64M"]);
     assert_eq!(found["cluster_sizes"].as_array().unwrap().len(), 7);
-    for (with, without) in [0, 1, 2].map(|i| (&found["cluster_sizes"][i], &without["cluster_sizes"][i])) {
-        assert!(count(&with["smallest_quota"]) < count(&without["smallest_quota"]));
+    for (with, without) in
+        [0, 1, 2, 3, 4, 5, 6].map(|i| (&found["cluster_sizes"][i], &without["cluster_sizes"][i]))
+    {
+        // Large clusters have data everywhere.
+        let (with_holes, all_data) = (count(&with["smallest_quota"]), count(&without["smallest_quota"]));
+        match count(&with["cluster_size"]) > 65_536 {
+            true => assert!(with_holes <= all_data),
+            false => assert!(with_holes < all_data, "{with}"),
+        }
         assert_eq!(without["real_proof"], Value::Null);
     }
     // To the byte, where the cache copies parts no larger than the blocks of the file system.
@@ -134,7 +143,7 @@ fn a_real_cache_over_a_raw_base_with_holes_is_as_predicted() {
         let (size, read) = (count(&at["cluster_size"]), &at["real_proof"]);
         let copied = if at["extended_l2"] == true { size / 32 } else { size };
         if copied <= 4096 {
-            assert_eq!(read["predicted"], read["found"], "{at}");
+            assert_eq!(read["predicted"]["base_bytes_read"], read["found"]["base_bytes_read"], "{at}");
         }
     }
 }

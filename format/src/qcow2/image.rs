@@ -191,6 +191,7 @@ impl<S: Storage> Image<S> {
             used: 0,
             data_clusters: 0,
             unpublished: 0,
+            batches: 0,
             freed: vec![],
             compressed_end: None,
         };

@@ -214,6 +214,7 @@ impl<S: Storage> Image<S> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let geometry = self.geometry;
+        state.batches += 1;
         let header = self.header.borrow();
         let within = |table: &[u64], (index, within): (usize, u64)| {
             (table.get(index).copied().unwrap_or(0) & OFFSET_MASK) + within

@@ -18,12 +18,22 @@ pub(crate) struct Reservation {
     taken: SmallVec<[HostRun; 1]>,
     /// The place of one compressed cluster.
     compressed: Option<CompressedData>,
+    placed: Placed,
+}
+
+/// Clusters of the disk that got a host cluster when room for subclusters was set aside.
+#[derive(Debug, Default)]
+struct Placed {
+    clusters: SmallVec<[Range<GuestCluster>; 1]>,
+    /// Number of the batch that had been begun last.
+    batch: u64,
 }
 
 impl Reservation {
     /// Of clusters that are mapped, as zeroes, and have their host clusters already.
     pub fn in_place(guest: GuestRun, host: Range<u64>) -> Self {
-        Reservation { guest, host: SmallVec::from_buf([host]), taken: SmallVec::new(), compressed: None }
+        let (taken, placed) = (SmallVec::new(), Placed::default());
+        Reservation { guest, host: SmallVec::from_buf([host]), taken, compressed: None, placed }
     }
 }
 
@@ -146,6 +156,7 @@ impl State {
             host: SmallVec::from_elem(offset..end, 1),
             taken: SmallVec::from_buf([touched]),
             compressed: Some(data),
+            placed: Placed::default(),
         };
         self.pin(&reservation);
         Ok(Some(reservation))
@@ -242,7 +253,8 @@ impl State {
     /// A reservation of clusters that no entry points at yet.
     fn on_clusters(&self, guest: GuestRun, host: SmallVec<[HostRun; 1]>) -> Reservation {
         let bytes = |run: &HostRun| self.geometry.host_offset(run.start)..self.geometry.host_offset(run.end);
-        Reservation { guest, host: host.iter().map(bytes).collect(), taken: host, compressed: None }
+        let places = host.iter().map(bytes).collect();
+        Reservation { guest, host: places, taken: host, compressed: None, placed: Placed::default() }
     }
 
     /// A reservation of subclusters. Clusters of theirs that have no host cluster get one at once, in which nothing is
@@ -250,6 +262,7 @@ impl State {
     fn place_subclusters(&mut self, guest: GuestRun, mut host: SmallVec<[HostRun; 1]>) -> Reservation {
         let geometry = self.geometry;
         let mut bytes: SmallVec<[Range<u64>; 1]> = SmallVec::new();
+        let mut placed = Placed { clusters: SmallVec::new(), batch: self.batches };
         let mut at = guest.start;
         while at < guest.end {
             let cluster = geometry.cluster_of(at);
@@ -265,6 +278,7 @@ impl State {
                 };
                 entry.word = offset | COPIED;
                 self.set_entry(cluster, entry);
+                push_run(&mut placed.clusters, cluster..cluster + 1);
             }
             let end = geometry.first_of_cluster(cluster + 1).min(guest.end);
             let within = geometry.guest_offset(at) - cluster_offset;
@@ -272,7 +286,7 @@ impl State {
             push_run(&mut bytes, start..start + geometry.guest_offset(end) - geometry.guest_offset(at));
             at = end;
         }
-        Reservation { guest, host: bytes, taken: SmallVec::new(), compressed: None }
+        Reservation { guest, host: bytes, taken: SmallVec::new(), compressed: None, placed }
     }
 
     /// Keeps the L2 slices of a reservation in memory until it is committed or released.
@@ -293,12 +307,12 @@ impl State {
         is_hole: impl Fn(Subcluster) -> bool,
         is_shared: impl Fn(GuestCluster) -> bool,
     ) -> SmallVec<[HostRun; 1]> {
-        let unused = match (reservation.compressed, self.geometry.has_subclusters()) {
+        let mut unused = match (reservation.compressed, self.geometry.has_subclusters()) {
             (Some(data), _) => self.commit_compressed(reservation, data),
             (None, true) => self.commit_subclusters(reservation, is_hole),
             (None, false) => self.commit_clusters(reservation, is_hole),
         };
-        self.give_back_empty(reservation, is_shared);
+        unused.extend(self.give_back_empty(reservation, is_shared));
         self.unpin(reservation);
         unused
     }
@@ -411,27 +425,44 @@ impl State {
         reservation: &Reservation,
         is_shared: impl Fn(GuestCluster) -> bool,
     ) -> SmallVec<[HostRun; 1]> {
-        self.give_back_empty(reservation, is_shared);
+        let mut unused = reservation.taken.clone();
+        unused.extend(self.give_back_empty(reservation, is_shared));
         self.unpin(reservation);
-        reservation.taken.clone()
+        unused
     }
 
-    /// Takes host clusters away that were given to clusters for subclusters of which none has data now.
-    fn give_back_empty(&mut self, reservation: &Reservation, is_shared: impl Fn(GuestCluster) -> bool) {
+    /// Takes host clusters away that were given to clusters for subclusters of which none has data now. Those of a cache
+    /// that no batch can have published are returned, to be freed at once: where one hole is read after the other, they
+    /// would take more room than data does.
+    fn give_back_empty(
+        &mut self,
+        reservation: &Reservation,
+        is_shared: impl Fn(GuestCluster) -> bool,
+    ) -> SmallVec<[HostRun; 1]> {
         let geometry = self.geometry;
+        let mut unpublished: SmallVec<[HostRun; 1]> = SmallVec::new();
         let is_placed = reservation.taken.is_empty() && reservation.compressed.is_none();
         if !geometry.has_subclusters() || self.data_file || !is_placed {
-            return;
+            return unpublished;
         }
+        let Placed { clusters: placed, batch } = &reservation.placed;
+        // Of an image that guests write, requests may still be using them: it keeps to the long way.
+        let is_unpublished = self.tables.is_none() && *batch == self.batches;
+        let is_new = |cluster| is_unpublished && placed.iter().any(|run| run.contains(&cluster));
         let clusters = geometry.clusters_of(&reservation.guest);
         for cluster in (clusters.start.0..clusters.end.0).map(GuestCluster) {
             let Ok(entry) = self.entry(cluster) else { continue };
             let is_empty = entry.bitmap & ALL_ALLOCATED == 0 && entry.offset() != 0;
             if is_empty && entry.is_copied() && !is_shared(cluster) {
-                self.freed.push(Freed::reference(entry.references(&geometry, false)));
+                let host = entry.references(&geometry, false);
+                match is_new(cluster) {
+                    true => push_run(&mut unpublished, host),
+                    false => self.freed.push(Freed::reference(host)),
+                }
                 self.set_entry(cluster, L2Entry { word: 0, ..entry });
                 self.data_clusters = self.data_clusters.saturating_sub(1);
             }
         }
+        unpublished
     }
 }

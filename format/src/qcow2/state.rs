@@ -66,6 +66,8 @@ pub(crate) struct State {
     pub data_clusters: u64,
     /// Guest data, in bytes, that was written and is not yet published.
     pub unpublished: u64,
+    /// How many batches have been begun: what has come since the last one is in no table of the storage.
+    pub batches: u64,
     /// What no table in memory refers to any more, although those in the storage may.
     pub freed: Vec<Freed>,
     /// Where compressed data may go on: a byte within a cluster that holds nothing else.
