@@ -1,18 +1,54 @@
-//! Hostile image files: the inputs that fuzzing begins with, those that it found, and random ones.
+//! Hostile image files: the inputs that fuzzing begins with, those that it found, and random ones. None may take much
+//! memory; the store that they lie in bounds the requests.
 
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../fuzz/src/image/mod.rs"]
 mod image;
 
-use image::{Target, play};
+use image::{RAW, Target, play, templates};
+use proptest::prelude::*;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::path::PathBuf;
 
-#[test]
-fn the_seeds_do_no_harm() {
-    for target in Target::ALL {
-        for (name, bytes) in image::seeds::all(target) {
-            play_named(target, &name, &bytes);
-        }
+/// Counts what a thread has allocated. Each test has a thread, on which all of it runs.
+struct Counting;
+
+thread_local! {
+    static HELD: Cell<isize> = const { Cell::new(0) };
+    static MOST: Cell<isize> = const { Cell::new(0) };
+}
+
+fn took(bytes: isize) {
+    let held = HELD.get().wrapping_add(bytes);
+    HELD.set(held);
+    MOST.set(MOST.get().max(held));
+}
+
+// SAFETY: everything is passed on as it is to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        took(layout.size() as isize);
+        // SAFETY: the caller keeps the same contract.
+        unsafe { System.alloc(layout) }
     }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        took(-(layout.size() as isize));
+        // SAFETY: the caller keeps the same contract.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Bytes that an input may take, all that is written to its file included.
+const MOST_MEMORY: isize = 192 << 20;
+
+/// The folder for inputs of a target: `seeds` or `found`.
+fn folder(kind: &str, target: Target) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind).join(target.name())
 }
 
 /// Plays an input; if it fails, its name is printed.
@@ -26,5 +62,78 @@ fn play_named(target: Target, name: &str, bytes: &[u8]) {
         }
     }
     let _name = Name(target, name, bytes);
+    // Templates are made once, and stay.
+    if bytes.first().is_some_and(|number| *number != RAW) {
+        templates::template(bytes[0]);
+    }
+    let before = HELD.get();
+    MOST.set(before);
     play(target, bytes);
+    let taken = MOST.get() - before;
+    assert!(taken <= MOST_MEMORY, "{} MiB of memory", taken >> 20);
+}
+
+#[test]
+fn the_seeds_do_no_harm() {
+    let to_be_written = std::env::var_os("WRITE_SEEDS").is_some();
+    for target in Target::ALL {
+        for (name, bytes) in image::seeds::all(target) {
+            if to_be_written {
+                let folder = folder("seeds", target);
+                std::fs::create_dir_all(&folder).expect("the folder can be made");
+                std::fs::write(folder.join(&name), &bytes).expect("a seed can be written");
+            }
+            play_named(target, &name, &bytes);
+        }
+    }
+}
+
+#[test]
+fn what_fuzzing_found_does_no_harm() {
+    for target in Target::ALL {
+        let files = std::fs::read_dir(folder("found", target)).expect("the folder of what was found");
+        let mut played = 0;
+        for file in files {
+            let path = file.expect("a file").path();
+            play_named(target, &path.display().to_string(), &std::fs::read(&path).expect("an input"));
+            played += 1;
+        }
+        assert!(played > 0, "{}: the folder is empty", target.name());
+    }
+}
+
+/// A change of a structure: see `patches`. Most are such as name a structure, and not any byte.
+fn patch() -> impl Strategy<Value = Vec<u8>> {
+    let place = (0..12_u8, 0..16_u8, any::<u8>());
+    let value = (any::<u8>(), any::<u8>());
+    let near = (place, value).prop_map(|((kind, a, b), (how, what))| vec![0, kind, a, b, how, what]);
+    prop_oneof![4 => near, 1 => prop::collection::vec(any::<u8>(), 6..14)]
+}
+
+fn input() -> impl Strategy<Value = Vec<u8>> {
+    let patches = prop_oneof![1 => Just(vec![]), 3 => prop::collection::vec(patch(), 1..4)];
+    let script = prop::collection::vec((0..16_u8, 0..8_u8, 0..32_u8, any::<u8>(), any::<u8>()), 0..16);
+    (0..templates::COUNT as u8, any::<u8>(), patches, script).prop_map(
+        |(template, setting, patches, script)| {
+            let mut input = vec![template, setting, patches.len() as u8];
+            input.extend(patches.concat());
+            input.extend(
+                script
+                    .into_iter()
+                    .flat_map(|(kind, unit, place, length, number)| [kind, unit, place, length, number]),
+            );
+            input
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_images_do_no_harm(input in input()) {
+        for target in Target::ALL {
+            play_named(target, "a random one", &input);
+        }
+    }
 }

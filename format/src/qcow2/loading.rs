@@ -106,15 +106,17 @@ impl<S: Storage> Image<S> {
     ) -> Result<()> {
         match offset.saturating_add(len) <= self.file_len.get() {
             true => Ok(()),
-            false => Box::pin(self.check_with_current_length(structure, offset)).await,
+            false => Box::pin(self.check_with_current_length(structure, offset, len)).await,
         }
     }
 
-    async fn check_with_current_length(&self, structure: &'static str, offset: u64) -> Result<()> {
+    async fn check_with_current_length(&self, structure: &'static str, offset: u64, len: u64) -> Result<()> {
         // Another process may have made the file longer since.
         let file_len = self.storage.len().await.map_err(self.blame.io("reading the length", 0))?;
         self.file_len.set(file_len.max(self.file_len.get()));
-        if offset < self.file_len.get() {
+        // Only the file's last cluster need not be complete.
+        let last = offset.saturating_add(len.saturating_sub(1)) & !(self.cluster_size() - 1);
+        if last < self.file_len.get() {
             return Ok(());
         }
         let problem =

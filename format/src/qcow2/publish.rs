@@ -119,7 +119,7 @@ impl<S: Storage> Image<S> {
     pub(super) async fn publish_if_crowded(&self) -> Result<()> {
         let is_crowded = {
             let state = self.state.borrow();
-            state.l2.dirty() > state.l2.capacity() || state.freed.len() > MOST_FREED
+            state.l2.dirty() > state.l2.capacity() / 2 || state.freed.len() > MOST_FREED
         };
         match self.this.upgrade() {
             Some(image) if is_crowded => {

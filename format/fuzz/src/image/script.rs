@@ -4,6 +4,8 @@ use super::Input;
 
 /// A script has at most so many requests.
 pub const MOST_REQUESTS: usize = 24;
+/// Clusters that one request makes zero: their entries are written one by one.
+const MOST_CLUSTERS: u64 = 1 << 18;
 /// Bytes of data of one request.
 const MOST_DATA: u64 = 96 << 10;
 
@@ -69,7 +71,11 @@ pub fn request(input: &mut Input<'_>, units: &Units) -> Option<Request> {
         7 | 8 if cluster >= units.disk => Request::Flush,
         7 => Request::WriteCompressed(cluster, units.cluster.min(units.disk - cluster), number),
         8 => Request::WritePrecompressed(cluster, 1 + u64::from(number) * 7 % units.cluster, number),
-        9 | 10 => Request::Zero(offset, length.min(rest).min(16 * units.table), kind % 16 == 10),
+        9 | 10 => Request::Zero(
+            offset,
+            length.min(rest).min(16 * units.table).min(MOST_CLUSTERS * units.cluster),
+            kind % 16 == 10,
+        ),
         11 | 12 => Request::Discard(offset, length.min(rest).min(64 * units.table)),
         13 => Request::Resize(offset.saturating_add(length)),
         14 => Request::Flush,

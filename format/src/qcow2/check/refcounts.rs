@@ -154,7 +154,7 @@ impl<S: Storage> Examination<'_, S> {
             let of_table = cluster.checked_sub(table);
             self.table_must_move |= of_table.is_some_and(|c| c < self.header.refcount_table_clusters.into());
             let tally = self.references.tally(cluster);
-            let is_new = tally.references == tally.refcount;
+            let is_new = tally.references <= tally.refcount;
             let kind = if is_new { FindingKind::Corruption } else { FindingKind::Note };
             self.report.corruptions += u64::from(is_new);
             self.note(kind, "metadata", cluster << self.layout.cluster_bits, None, || {
