@@ -300,7 +300,7 @@ fn drop_beside_others(kind: &Kind, files: &Files, victim: &guest::Request, polls
     };
     let was_dropped = runtime.block_on(async {
         let others = join_all(others.iter().map(|other| guest.issue(other)));
-        let (outcome, others) = join(polled(guest.issue(victim), polls), others).await;
+        let (others, outcome) = join(others, polled(guest.issue(victim), polls)).await;
         others.into_iter().chain(outcome.clone()).for_each(|outcome| outcome.expect(&context));
         outcome.is_none()
     });

@@ -9,7 +9,7 @@
 mod common;
 
 use bytes::Bytes;
-use common::blocks::History;
+use common::blocks::{BLOCK, History};
 use common::failing::{Done, Failing, Fault, Faults, RequestKind};
 use common::guest::{Guest, Request};
 use common::kinds::{self, Files, Kind, Stores};
@@ -174,4 +174,51 @@ fn external_data_files() {
 #[test]
 fn tables_that_grow_and_disks_of_another_size() {
     every_request_fails(&kinds::GROWING);
+}
+
+/// Makes a disk larger, while the request of this number that this takes fails, and then writes where new tables are
+/// needed; `false` if it takes fewer requests.
+fn resize_fails(case: &Case, number: u64, done: Done) -> bool {
+    let context = format!("{:?}: request {number} of a resize fails, having done {done:?}", case.kind);
+    let kind = &case.kind;
+    let faults = Faults::new(Fault::None, case.seed);
+    let history = RefCell::new(History::new(kind.size, kind.base_size, kind.largest()));
+    let memory = case.files.stores();
+    let failing = |memory: &Memory| Failing::new(memory.clone(), &faults);
+    let stores = Stores { image: failing(&memory.image), data: None, base: failing(&memory.base) };
+    let runtime = LocalRuntime::new();
+    runtime.block_on(async {
+        let disk = stores.open(kind, Mode::Write, ImageOptions::default(), &runtime).await.expect(&context);
+        let guest = Guest { kind, disk, history: &history, note: &|_| {} };
+        guest.issue(&Request::Write(0..BLOCK)).await.expect(&context);
+        guest.issue(&Request::Flush).await.expect(&context);
+        faults.set(Fault::One(faults.count() + number, done));
+        let resized = guest.issue(&Request::Resize(kind.largest() / BLOCK * BLOCK)).await;
+        faults.mend();
+        let has_failed = !faults.failed.borrow().is_empty();
+        assert_eq!(resized.is_err(), has_failed, "{context}: who was told");
+        case.look_as_after_death(&memory, &history.borrow(), &context);
+        for start in (0..kind.size).step_by(32 << 10) {
+            guest.issue(&Request::Write(start..start + 2 * BLOCK)).await.expect(&context);
+        }
+        guest.issue(&Request::Flush).await.expect(&context);
+        case.look_as_after_death(&memory, &history.borrow(), &context);
+        guest.issue(&Request::Read(0..guest.disk.size())).await.expect(&context);
+        guest.close().await.expect(&context);
+        case.look_as_after_death(&memory, &history.borrow(), &context);
+        has_failed
+    })
+}
+
+#[test]
+fn a_resize_of_which_a_request_fails_loses_nothing_that_follows() {
+    let small = [kinds::clusters(512), kinds::clusters(512).over(kinds::Backing::Raw)];
+    let extended = kinds::clusters(16384).over(kinds::Backing::Qcow2).extended();
+    for kind in small.into_iter().chain([extended]) {
+        let case = Case::new(Kind { full: 0.0, ..kind.resized() }, 1);
+        for done in [Done::Nothing, Done::Part, Done::All] {
+            let faults = (0..).take_while(|number| resize_fails(&case, *number, done)).count();
+            assert!(faults > 2, "{:?}: a resize takes {faults} requests only", case.kind);
+        }
+    }
 }

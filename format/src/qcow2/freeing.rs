@@ -7,6 +7,7 @@
 
 use super::geometry::HostRun;
 use super::image::Image;
+use crate::runtime::Event;
 use crate::storage::Storage;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -40,6 +41,8 @@ pub(super) struct Waiting {
     /// Freed before the present generation began, and since.
     before: RefCell<Vec<Freed>>,
     since: RefCell<Vec<Freed>>,
+    /// Notified when the last request of a generation ends.
+    ended: Event,
 }
 
 /// A request that may be using what was mapped when it began.
@@ -53,6 +56,9 @@ impl Drop for Use {
     fn drop(&mut self) {
         let users = self.waiting.users(self.generation);
         users.set(users.get() - 1);
+        if users.get() == 0 {
+            self.waiting.ended.notify();
+        }
     }
 }
 
@@ -66,6 +72,17 @@ impl Waiting {
         let users = self.users(generation);
         users.set(users.get() + 1);
         Use { waiting: self.clone(), generation }
+    }
+
+    /// Waits until no request is under way, not even one whose caller has gone away.
+    pub async fn wait_until_unused(&self) {
+        loop {
+            let ended = self.ended.listen();
+            if self.users.iter().all(|users| users.get() == 0) {
+                return;
+            }
+            ended.await;
+        }
     }
 
     fn add(&self, freed: Vec<Freed>) {

@@ -145,6 +145,7 @@ impl<S: Storage> Image<S> {
             }
             idle.await;
         }
+        self.waiting.wait_until_unused().await;
         self.flush().await?;
         let has_freed = {
             let state = self.state.borrow();

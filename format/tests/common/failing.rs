@@ -58,14 +58,18 @@ impl Faults {
     }
 
     pub fn mend(&self) {
-        *self.fault.borrow_mut() = Fault::None;
+        self.set(Fault::None);
+    }
+
+    pub fn set(&self, fault: Fault) {
+        *self.fault.borrow_mut() = fault;
     }
 
     async fn some_turns(&self) {
         let count = {
             let mut dice = self.dice.borrow_mut();
             // Seldom one takes so long that much happens meanwhile.
-            let most = if dice.random_ratio(1, 20) { 100 } else { 3 };
+            let most = if dice.random_ratio(1, 12) { 150 } else { 3 };
             dice.random_range(0..most)
         };
         turns(count).await;

@@ -31,13 +31,15 @@ impl Request {
     /// On a part of a disk of `size` bytes.
     fn random(kind: &Kind, random: &mut Random, size: u64, part: &Range<u64>) -> Self {
         let range = History::some_blocks(random, part, 3 * kind.cluster_size);
-        match random.below(20) {
-            0..3 => Read(range),
+        let is_crowded = part.end - part.start < size;
+        match random.below(if is_crowded { 32 } else { 20 }) {
+            0..3 | 28.. => Read(range),
             3..10 => Write(range),
             10..12 if kind.compresses() => Compressed(cluster_at(kind, range.start, size)),
             10..14 => Zeroes(around(kind, random, range, size)),
             14..16 => ZeroesUnmapped(around(kind, random, range, size)),
-            16..18 => Discard(around(kind, random, range, size)),
+            // Clusters that are taken away are free only after a flush.
+            16..18 | 20..24 => Discard(around(kind, random, range, size)),
             _ => Flush,
         }
     }
@@ -143,11 +145,12 @@ impl<S: Storage<Payload = Bytes>> Guest<'_, S> {
     /// all of them are in a small part of the disk.
     pub async fn issue_some(&self, random: &mut Random, most: u64) -> Vec<(Request, Result<()>)> {
         let size = self.disk.size();
-        let is_crowded = random.chance(0.25);
+        let is_crowded = random.chance(0.4);
         let part = match is_crowded {
             true => {
                 let start = random.below(size) / BLOCK * BLOCK;
-                start..(start + 5 * self.kind.cluster_size).min(size)
+                let clusters = random.pick(&[1, 2, 5]);
+                start..(start + clusters * self.kind.cluster_size).min(size)
             }
             false => 0..size,
         };
@@ -156,12 +159,17 @@ impl<S: Storage<Payload = Bytes>> Guest<'_, S> {
         for _ in 0..random.within(1..most + 1) {
             let request = Request::random(self.kind, random, size, &part);
             let row = random.below(rows.len() as u64) as usize;
+            let is_discard = matches!(request, Discard(_));
             let range = request.range();
             let overlaps =
                 |other: &Request| other.range().start < range.end && range.start < other.range().end;
             let others = rows.iter().enumerate().filter(|(number, _)| *number != row);
             if is_crowded || !others.flat_map(|(_, row)| row).any(overlaps) {
                 rows[row].push(request);
+                if is_crowded && is_discard {
+                    // What was discarded is free after a flush, and soon in use again.
+                    rows[row].extend([Flush, Request::random(self.kind, random, size, &part)]);
+                }
             }
         }
         let outcomes = join_all(rows.into_iter().map(async |row| {

@@ -90,7 +90,7 @@ impl Record {
         let count = {
             let mut dice = self.dice.borrow_mut();
             // Seldom one takes so long that much happens meanwhile.
-            let most = if dice.random_ratio(1, 20) { 100 } else { 4 };
+            let most = if dice.random_ratio(1, 8) { 150 } else { 4 };
             dice.random_range(0..most)
         };
         turns(count).await;

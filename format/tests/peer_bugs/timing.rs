@@ -200,3 +200,29 @@ fn a_read_in_flight_sees_nothing_of_the_next_owner() {
         scene.check(&[0]).await;
     });
 }
+
+/// A write in place goes on when its caller goes away; a disk that is closed must not be written any more.
+#[test]
+fn closing_waits_for_a_dropped_write_in_place() {
+    let scene = Scene::new();
+    scene.runtime.block_on(async {
+        scene.hold(Kind::Write);
+        // Dropped when the turns are over.
+        select(pin!(scene.disk.write(0, filled(OTHER, 1))), pin!(turns(20))).await;
+        assert_eq!(scene.storage.held().len(), 1, "the write is under way");
+        let closed = async {
+            scene.disk.close().await.expect("it closes");
+            true
+        };
+        let not_closed = async {
+            turns(200).await;
+            false
+        };
+        let is_closed = select(pin!(closed), pin!(not_closed)).await.factor_first().0;
+        assert!(!is_closed, "the disk was closed while a write was under way");
+        scene.storage.let_go().await;
+        scene.disk.close().await.expect("it closes");
+        let found = scene.disk.read(0, CLUSTER).await.expect("it can be read");
+        assert!(found.iter().all(|byte| *byte == OTHER), "the write that was dropped has been done");
+    });
+}
