@@ -27,13 +27,7 @@ impl<S: Storage> Stack<S> {
                     let part = image.bytes_before(&rest, end);
                     let data = data.slice(part.start - offset..part.end - offset);
                     let offset = host + part.start % image.subcluster_size();
-                    let image = image.clone();
-                    // Its cluster is in use until the storage is done with it, also if the caller goes away.
-                    let task = async move {
-                        let _using = using;
-                        image.write_data(offset, &[data]).await
-                    };
-                    Join::spawn(&*self.runtime, Box::pin(task)).await?;
+                    image.write_in_place(image.subclusters(&part), using, offset, data).await?;
                     rest.start = part.end;
                 }
                 WriteStep::New { record, reservation, source } => {

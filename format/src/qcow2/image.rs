@@ -79,6 +79,8 @@ pub struct Image<S: Storage> {
     /// Metadata that is being loaded, with those who wait for it, if anybody does.
     pub(super) loading: RefCell<FxHashMap<Missing, Option<Event>>>,
     pub(super) in_flight: RefCell<Vec<Rc<InFlight<S::Payload>>>>,
+    /// Writes in place whose callers have gone away.
+    pub(super) left_behind: RefCell<Vec<Rc<InFlight<S::Payload>>>>,
     /// Notified when an operation leaves the list of those in flight.
     pub(super) idle: Event,
     pub(super) publishing: Cell<bool>,
@@ -209,6 +211,7 @@ impl<S: Storage> Image<S> {
             state: RefCell::new(state),
             loading: RefCell::default(),
             in_flight: RefCell::default(),
+            left_behind: RefCell::default(),
             idle: Event::new(),
             publishing: Cell::new(false),
             publishing_soon: Cell::new(false),

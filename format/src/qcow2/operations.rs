@@ -13,7 +13,7 @@ use super::state::{State, Stop};
 use super::zeroing::ZeroStep;
 use crate::disk::Piece;
 use crate::error::Result;
-use crate::runtime::Event;
+use crate::runtime::{Event, LocalFuture, Outliving};
 use crate::storage::{Payload, Storage};
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
@@ -105,7 +105,9 @@ impl<S: Storage> Image<S> {
         loop {
             let begun = self
                 .with_metadata(|state| {
-                    if let Some(other) = self.overlapping(&(step.start..step.start + 1)) {
+                    let first = step.start..step.start + 1;
+                    let earlier = || first_overlapping(&self.left_behind.borrow(), &step);
+                    if let Some(other) = self.overlapping(&first).or_else(earlier) {
                         return Ok(Err(other));
                     }
                     let run = state.map(&step)?;
@@ -226,8 +228,7 @@ impl<S: Storage> Image<S> {
 
     /// The first operation in flight on some subclusters.
     fn overlapping(&self, run: &GuestRun) -> Option<Rc<InFlight<S::Payload>>> {
-        let overlaps = |other: &&Rc<InFlight<_>>| other.guest.start < run.end && run.start < other.guest.end;
-        self.in_flight.borrow().iter().find(overlaps).cloned()
+        first_overlapping(&self.in_flight.borrow(), run)
     }
 
     /// Whether another operation than this one is in flight on a part of a cluster.
@@ -244,14 +245,37 @@ impl<S: Storage> Image<S> {
     }
 
     fn register(&self, guest: GuestRun) -> Rc<InFlight<S::Payload>> {
-        let record = Rc::new(InFlight {
-            guest,
-            progress: RefCell::new(Progress::Waiting),
-            done: Cell::new(false),
-            changed: Event::new(),
-        });
+        let record = InFlight::new(guest);
         self.in_flight.borrow_mut().push(record.clone());
         record
+    }
+
+    /// Writes data in place, from `offset` of the file that holds it on. If the caller goes away the storage may be busy
+    /// with it still: the write goes on, its clusters stay in use, and a later write to one of its subclusters waits, lest
+    /// the earlier one undo it.
+    pub(crate) async fn write_in_place(
+        self: &Rc<Self>,
+        guest: GuestRun,
+        using: Use,
+        offset: u64,
+        data: S::Payload,
+    ) -> Result<()> {
+        let (writer, keeper) = (self.clone(), self.clone());
+        let write: LocalFuture<Result<()>> =
+            Box::pin(async move { writer.write_data(offset, &[data]).await });
+        let hand_over = move |write: LocalFuture<Result<()>>| {
+            let record = InFlight::new(guest);
+            keeper.left_behind.borrow_mut().push(record.clone());
+            let runtime = keeper.runtime.clone();
+            runtime.spawn(Box::pin(async move {
+                // There is nobody left to be told how it ended.
+                let _ = write.await;
+                drop(using);
+                keeper.left_behind.borrow_mut().retain(|other| !Rc::ptr_eq(other, &record));
+                record.end();
+            }));
+        };
+        Outliving::new(write, hand_over).await
     }
 
     /// Writes data onto reserved places: `parts` together cover the reservation.
@@ -304,8 +328,7 @@ impl<S: Storage> Image<S> {
 
     fn finish(&self, record: &InFlight<S::Payload>) {
         self.in_flight.borrow_mut().retain(|other| !std::ptr::eq(&**other, record));
-        record.done.set(true);
-        record.changed.notify();
+        record.end();
         self.idle.notify();
     }
 }
@@ -338,7 +361,26 @@ pub(crate) enum WriteStep<P> {
     New { record: Rc<InFlight<P>>, reservation: Reservation, source: CopySource },
 }
 
+/// The first of some operations that is about one of some subclusters.
+fn first_overlapping<P>(operations: &[Rc<InFlight<P>>], run: &GuestRun) -> Option<Rc<InFlight<P>>> {
+    operations.iter().find(|other| other.guest.start < run.end && run.start < other.guest.end).cloned()
+}
+
 impl<P> InFlight<P> {
+    fn new(guest: GuestRun) -> Rc<Self> {
+        Rc::new(InFlight {
+            guest,
+            progress: RefCell::new(Progress::Waiting),
+            done: Cell::new(false),
+            changed: Event::new(),
+        })
+    }
+
+    fn end(&self) {
+        self.done.set(true);
+        self.changed.notify();
+    }
+
     pub async fn wait_until_done(&self) {
         while !self.done.get() {
             self.changed.listen().await;

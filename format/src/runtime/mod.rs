@@ -7,11 +7,13 @@
 mod event;
 mod join;
 mod local;
+mod outliving;
 mod reactor;
 
 pub use event::{Event, Listener};
 pub(crate) use join::Join;
 pub use local::LocalRuntime;
+pub(crate) use outliving::Outliving;
 pub use reactor::Watched;
 
 use std::future::{Future, poll_fn};
