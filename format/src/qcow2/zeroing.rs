@@ -21,9 +21,7 @@ impl State {
     /// in reserve, unless `unmap` says that whole clusters shall give them back.
     pub fn set_zero(&mut self, run: &GuestRun, unmap: bool) -> Result<ZeroStep, Stop> {
         let geometry = self.geometry;
-        let index = geometry.l1_index(geometry.cluster_of(run.start));
-        let table_end = geometry.first_of_cluster(geometry.first_of_table(index + 1));
-        let run = run.start..run.end.min(table_end);
+        let (index, run) = self.within_table(run);
         if self.l2_table(index)? == 0 {
             let mut free = self.find_free(1)?;
             if free.found == 0 {
@@ -69,26 +67,44 @@ impl State {
     /// from now on, those of version 2 without a backing file because nothing is there; with a backing file, version 2
     /// has no such state, and they stay.
     pub fn discard(&mut self, clusters: &GuestRun, is_backed: bool) -> Result<ZeroStep, Stop> {
-        let geometry = self.geometry;
-        let index = geometry.l1_index(geometry.cluster_of(clusters.start));
-        let table_end = geometry.first_of_cluster(geometry.first_of_table(index + 1));
-        let run = clusters.start..clusters.end.min(table_end);
         if is_backed && self.version >= 3 {
-            return self.set_zero(&run, true);
+            return self.set_zero(clusters, true);
         }
-        if is_backed || self.l2_table(index)? == 0 || self.data_file {
+        if is_backed || self.data_file {
+            return Ok(ZeroStep::Done(self.within_table(clusters).1.end));
+        }
+        let emptied = if self.version >= 3 { self.zero_entry() } else { L2Entry::default() };
+        let has_data = |entry: L2Entry| entry.is_compressed() || entry.offset() != 0;
+        self.take_data(clusters, has_data, emptied)
+    }
+
+    /// Takes the data of the first of some whole clusters away, as many as lie in one L2 table: nothing is mapped there.
+    pub fn unmap(&mut self, clusters: &GuestRun) -> Result<ZeroStep, Stop> {
+        let nothing = L2Entry::default();
+        self.take_data(clusters, |entry| entry != nothing, nothing)
+    }
+
+    /// Puts `emptied` in the place of those entries of the first of some whole clusters, as many as lie in one L2 table,
+    /// for which `is_to_go` holds.
+    fn take_data(
+        &mut self,
+        clusters: &GuestRun,
+        is_to_go: impl Fn(L2Entry) -> bool,
+        emptied: L2Entry,
+    ) -> Result<ZeroStep, Stop> {
+        let (index, run) = self.within_table(clusters);
+        if self.l2_table(index)? == 0 {
             return Ok(ZeroStep::Done(run.end));
         }
         if !self.own_tables(&run)? {
             return Ok(ZeroStep::NoRoom);
         }
-        let range = geometry.clusters_of(&run);
+        let range = self.geometry.clusters_of(&run);
         let mut cluster = range.start;
         while cluster < range.end {
             let entry = self.entry(cluster)?;
-            if entry.is_compressed() || entry.offset() != 0 {
+            if is_to_go(entry) {
                 self.free_data(entry, true);
-                let emptied = if self.version >= 3 { self.zero_entry() } else { L2Entry::default() };
                 self.set_entry(cluster, emptied);
             }
             cluster += 1;
@@ -96,29 +112,12 @@ impl State {
         Ok(ZeroStep::Done(run.end))
     }
 
-    /// Takes the data of the first of some whole clusters away, as many as lie in one L2 table: nothing is mapped there.
-    pub fn unmap(&mut self, clusters: &GuestRun) -> Result<ZeroStep, Stop> {
+    /// The index of the L2 table in which a run begins, and the part of the run that lies in it.
+    fn within_table(&self, run: &GuestRun) -> (u64, GuestRun) {
         let geometry = self.geometry;
-        let index = geometry.l1_index(geometry.cluster_of(clusters.start));
+        let index = geometry.l1_index(geometry.cluster_of(run.start));
         let table_end = geometry.first_of_cluster(geometry.first_of_table(index + 1));
-        let run = clusters.start..clusters.end.min(table_end);
-        if self.l2_table(index)? == 0 {
-            return Ok(ZeroStep::Done(run.end));
-        }
-        if !self.own_tables(&run)? {
-            return Ok(ZeroStep::NoRoom);
-        }
-        let range = geometry.clusters_of(&run);
-        let mut cluster = range.start;
-        while cluster < range.end {
-            let entry = self.entry(cluster)?;
-            if entry != L2Entry::default() {
-                self.free_data(entry, true);
-                self.set_entry(cluster, L2Entry::default());
-            }
-            cluster += 1;
-        }
-        Ok(ZeroStep::Done(run.end))
+        (index, run.start..run.end.min(table_end))
     }
 
     /// A whole cluster that reads as zeroes and has no host cluster.
