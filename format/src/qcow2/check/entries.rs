@@ -4,48 +4,29 @@ use super::examination::{Examination, word};
 use super::layout::Layout;
 use super::mapping::TableUse;
 use super::report::FLAG;
-use crate::qcow2::geometry::{COMPRESSED, COPIED, L2_RESERVED, OFFSET_MASK, ZERO};
+use crate::qcow2::geometry::{L2_RESERVED, OFFSET_MASK, ZERO};
+use crate::qcow2::mapping::L2Entry;
 use crate::storage::Storage;
 
 const L2: &str = "L2 table";
 
-/// An L2 entry; the second word is zero where entries have none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub word: u64,
-    /// Bit by bit: below, which subclusters are allocated; above, which read as zeroes.
-    pub subclusters: u64,
-}
-
-impl Entry {
-    pub fn of(table: &[u8], index: u64, layout: &Layout) -> Self {
+impl L2Entry {
+    pub(super) fn of(table: &[u8], index: u64, layout: &Layout) -> Self {
         let at = (index * layout.l2_entry_bytes()) as usize;
-        let subclusters = if layout.is_extended { word(table, at + 8) } else { None };
-        Entry { word: word(table, at).unwrap_or(0), subclusters: subclusters.unwrap_or(0) }
+        let bitmap = if layout.is_extended { word(table, at + 8) } else { None };
+        L2Entry { word: word(table, at).unwrap_or(0), bitmap: bitmap.unwrap_or(0) }
     }
 
     /// Writes it back.
-    pub fn store(self, table: &mut [u8], index: u64, layout: &Layout) {
+    pub(super) fn store(self, table: &mut [u8], index: u64, layout: &Layout) {
         let at = (index * layout.l2_entry_bytes()) as usize;
-        let bytes = [self.word.to_be_bytes(), self.subclusters.to_be_bytes()].concat();
+        let bytes = [self.word.to_be_bytes(), self.bitmap.to_be_bytes()].concat();
         let entry = table.iter_mut().skip(at).take(layout.l2_entry_bytes() as usize);
         entry.zip(bytes).for_each(|(place, byte)| *place = byte);
     }
 
-    pub fn is_compressed(self) -> bool {
-        self.word & COMPRESSED != 0
-    }
-
-    pub fn is_copied(self) -> bool {
-        self.word & COPIED != 0
-    }
-
-    pub fn offset(self) -> u64 {
-        self.word & OFFSET_MASK
-    }
-
     /// It has a place in a file; not asked of compressed clusters.
-    pub fn is_allocated(self, layout: &Layout) -> bool {
+    pub(super) fn is_allocated(self, layout: &Layout) -> bool {
         // In an external data file, the first cluster lies at offset 0.
         let first = layout.has_data_file && self.is_copied() && !self.reads_as_zeroes(layout);
         self.offset() != 0 || first
@@ -59,20 +40,20 @@ impl Entry {
     /// Something of it is read from its place.
     fn has_data(self, layout: &Layout) -> bool {
         match layout.is_extended {
-            true => self.subclusters as u32 != 0,
+            true => self.bitmap as u32 != 0,
             false => !self.reads_as_zeroes(layout),
         }
     }
 
     /// A preallocated cluster whose place is none: nobody reads it there, so that it may as well have none.
-    pub fn is_misplaced_zero(self, layout: &Layout) -> bool {
+    pub(super) fn is_misplaced_zero(self, layout: &Layout) -> bool {
         !layout.is_aligned(self.offset()) && !self.has_data(layout)
     }
 
     /// The entry that points `clusters` further, and is otherwise the same.
-    fn further(self, clusters: u64, layout: &Layout) -> Option<Entry> {
+    fn further(self, clusters: u64, layout: &Layout) -> Option<L2Entry> {
         let word = self.word.checked_add(clusters << layout.cluster_bits)?;
-        (word & !OFFSET_MASK == self.word & !OFFSET_MASK).then_some(Entry { word, ..self })
+        (word & !OFFSET_MASK == self.word & !OFFSET_MASK).then_some(L2Entry { word, ..self })
     }
 }
 
@@ -80,7 +61,7 @@ impl Entry {
 struct Run<'a> {
     table: &'a TableUse,
     index: u64,
-    entry: Entry,
+    entry: L2Entry,
     length: u64,
 }
 
@@ -91,14 +72,14 @@ impl<S: Storage> Examination<'_, S> {
         let mut expected = None;
         let mut index = 0;
         while index < layout.l2_entries() {
-            let entry = Entry::of(entries, index, &layout);
+            let entry = L2Entry::of(entries, index, &layout);
             let mut length = 1;
             if entry.is_compressed() {
                 self.check_compressed(table, index, entry);
-            } else if entry != (Entry { word: 0, subclusters: 0 }) {
+            } else if entry != L2Entry::default() {
                 if entry.is_allocated(&layout) {
                     let goes_on = |number: &u64| {
-                        let next = Entry::of(entries, index + number, &layout);
+                        let next = L2Entry::of(entries, index + number, &layout);
                         entry.further(*number, &layout) == Some(next)
                     };
                     length += (1..layout.l2_entries() - index).take_while(goes_on).count() as u64;
@@ -138,23 +119,23 @@ impl<S: Storage> Examination<'_, S> {
     /// `expected` is where a cluster would lie that is not fragmented.
     fn check_standard(&mut self, run: &Run<'_>, expected: &mut Option<u64>) {
         let (layout, entry, times) = (self.layout, run.entry, run.table.times);
-        let Entry { word, subclusters } = entry;
+        let L2Entry { word, bitmap } = entry;
         let zero_allowed = layout.version >= 3 && !layout.is_extended;
         let reserved = L2_RESERVED | if zero_allowed { 0 } else { ZERO };
         if word & reserved != 0 {
             self.wrong(run, times, || format!("reserved bits are set in {word:#018x}"));
         }
         if !entry.is_allocated(&layout) {
-            if subclusters as u32 != 0 {
+            if bitmap as u32 != 0 {
                 self.wrong(run, times, || {
-                    format!("subclusters are allocated without a cluster: {subclusters:#018x}")
+                    format!("subclusters are allocated without a cluster: {bitmap:#018x}")
                 });
             }
             return;
         }
-        if (subclusters >> 32) & subclusters & u64::from(u32::MAX) != 0 {
+        if (bitmap >> 32) & bitmap & u64::from(u32::MAX) != 0 {
             self.wrong(run, times, || {
-                format!("subclusters are allocated and read as zeroes: {subclusters:#018x}")
+                format!("subclusters are allocated and read as zeroes: {bitmap:#018x}")
             });
         }
         if !layout.is_aligned(entry.offset()) {
@@ -220,25 +201,23 @@ impl<S: Storage> Examination<'_, S> {
             contradictions.push((cluster - first, refcount));
         });
         for (number, refcount) in contradictions {
-            let entry = Entry { word: run.entry.word + (number << self.layout.cluster_bits), ..run.entry };
+            let entry = L2Entry { word: run.entry.word + (number << self.layout.cluster_bits), ..run.entry };
             self.wrong_flag(&Run { index: run.index + number, length: 1, entry, ..*run }, refcount);
         }
     }
 
-    fn check_compressed(&mut self, table: &TableUse, index: u64, entry: Entry) {
+    fn check_compressed(&mut self, table: &TableUse, index: u64, entry: L2Entry) {
         let run = Run { table, index, entry, length: 1 };
-        let Entry { word, subclusters } = entry;
+        let L2Entry { word, bitmap } = entry;
         if entry.is_copied() {
             self.wrong_entries += 1;
             self.wrong(&run, table.times, || {
                 format!("a compressed cluster has OFLAG_COPIED set: {word:#018x}")
             });
         }
-        if subclusters != 0 {
+        if bitmap != 0 {
             self.wrong_entries += 1;
-            self.wrong(&run, table.times, || {
-                format!("a compressed cluster has subclusters: {subclusters:#018x}")
-            });
+            self.wrong(&run, table.times, || format!("a compressed cluster has subclusters: {bitmap:#018x}"));
         }
         if self.layout.has_data_file {
             self.wrong(&run, table.times, || {
@@ -246,7 +225,7 @@ impl<S: Storage> Examination<'_, S> {
             });
             return;
         }
-        let place = self.layout.compressed(word);
+        let place = entry.compressed_data(self.layout.cluster_bits);
         match self.clusters(place.offset, place.bytes).filter(|_| place.offset >> 56 == 0) {
             Some(clusters) => {
                 self.references.add(clusters, table.times, false);

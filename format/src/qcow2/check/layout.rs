@@ -17,12 +17,6 @@ pub(super) struct Layout {
     pub file_len: u64,
 }
 
-/// A compressed cluster's bytes, as its L2 entry gives them.
-pub(super) struct CompressedPlace {
-    pub offset: u64,
-    pub bytes: u64,
-}
-
 impl Layout {
     pub fn new(header: &Header, file_len: u64) -> Self {
         let has = |feature| header.incompatible_features & feature != 0;
@@ -66,13 +60,5 @@ impl Layout {
     /// The byte of the disk at which the cluster with index `entry` of the L2 table with index `l1_index` begins.
     pub fn guest_offset(&self, l1_index: u64, entry: u64) -> u64 {
         l1_index.saturating_mul(self.l2_entries()).saturating_add(entry).saturating_mul(self.cluster_size())
-    }
-
-    /// Where the data of a compressed cluster lies: from its first byte to the end of its last sector.
-    pub fn compressed(&self, word: u64) -> CompressedPlace {
-        let offset_bits = 62 - (self.cluster_bits - 8);
-        let offset = word & ((1 << offset_bits) - 1);
-        let further_sectors = (word >> offset_bits) & ((1 << (self.cluster_bits - 8)) - 1);
-        CompressedPlace { offset, bytes: (further_sectors + 1) * 512 - offset % 512 }
     }
 }

@@ -1,13 +1,13 @@
 //! Mending in place: whole sectors, each of which is right before and after.
 
 use super::Repair;
-use super::entries::Entry;
 use super::examination::{Examination, REQUEST, word};
 use super::layout::Layout;
 use super::mapping::TableUse;
 use crate::error::Result;
 use crate::qcow2::geometry::{COPIED, OFFSET_MASK, ZERO};
 use crate::qcow2::header::incompatible;
+use crate::qcow2::mapping::L2Entry;
 use crate::storage::{MetadataKind, Storage};
 
 /// What is written atomically.
@@ -103,7 +103,7 @@ impl<S: Storage> Examination<'_, S> {
         self.references.overlaps.contains(&(offset >> self.layout.cluster_bits))
     }
 
-    async fn mend_table(&self, table: &TableUse, mend: impl Fn(Entry) -> Entry) -> Result<()> {
+    async fn mend_table(&self, table: &TableUse, mend: impl Fn(L2Entry) -> L2Entry) -> Result<()> {
         if self.is_contested(table.offset) {
             return Ok(());
         }
@@ -111,7 +111,7 @@ impl<S: Storage> Examination<'_, S> {
         let Some(old) = self.read(MetadataKind::L2Table, table.offset, cluster).await? else { return Ok(()) };
         let mut new = old.clone();
         for index in 0..self.layout.l2_entries() {
-            let entry = Entry::of(&old, index, &self.layout);
+            let entry = L2Entry::of(&old, index, &self.layout);
             let mended = mend(entry);
             if mended != entry {
                 mended.store(&mut new, index, &self.layout);
@@ -120,12 +120,12 @@ impl<S: Storage> Examination<'_, S> {
         self.write_changes(MetadataKind::L2Table, table.offset, &old, &new).await
     }
 
-    fn right_flag(&self, entry: Entry) -> Entry {
+    fn right_flag(&self, entry: L2Entry) -> L2Entry {
         if entry.is_compressed() || !entry.is_allocated(&self.layout) {
             return entry;
         }
         let is_one = self.layout.has_data_file || self.is_refcount_one(entry.offset());
-        Entry { word: entry.word & !COPIED | if is_one { COPIED } else { 0 }, ..entry }
+        L2Entry { word: entry.word & !COPIED | if is_one { COPIED } else { 0 }, ..entry }
     }
 
     fn is_refcount_one(&self, offset: u64) -> bool {
@@ -194,16 +194,16 @@ impl<S: Storage> Examination<'_, S> {
 
 /// The one right form of an entry, if that is no question: preallocated clusters need no place where none can be, and
 /// what is compressed has neither a flag nor subclusters.
-fn right_form(entry: Entry, layout: &Layout) -> Entry {
+fn right_form(entry: L2Entry, layout: &Layout) -> L2Entry {
     if entry.is_compressed() {
-        return Entry { word: entry.word & !COPIED, subclusters: 0 };
+        return L2Entry { word: entry.word & !COPIED, bitmap: 0 };
     }
     if !entry.is_allocated(layout) || !entry.is_misplaced_zero(layout) {
         return entry;
     }
     match layout.is_extended {
-        true => Entry { word: 0, ..entry },
-        false if layout.version >= 3 => Entry { word: ZERO, ..entry },
+        true => L2Entry { word: 0, ..entry },
+        false if layout.version >= 3 => L2Entry { word: ZERO, ..entry },
         false => entry,
     }
 }
