@@ -1,44 +1,16 @@
 //! Hostile image files: the inputs that fuzzing begins with, those that it found, and random ones. None may take much
 //! memory; the store that they lie in bounds the requests.
 
+mod common;
+
 #[allow(dead_code, reason = "other tests use the rest")]
 #[path = "../fuzz/src/image/mod.rs"]
 mod image;
 
+use common::heap::{Counting, Watch};
 use image::{RAW, Target, play, templates};
 use proptest::prelude::*;
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::path::PathBuf;
-
-/// Counts what a thread has allocated. Each test has a thread, on which all of it runs.
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<isize> = const { Cell::new(0) };
-    static MOST: Cell<isize> = const { Cell::new(0) };
-}
-
-fn took(bytes: isize) {
-    let held = HELD.get().wrapping_add(bytes);
-    HELD.set(held);
-    MOST.set(MOST.get().max(held));
-}
-
-// SAFETY: everything is passed on as it is to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        took(layout.size() as isize);
-        // SAFETY: the caller keeps the same contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        took(-(layout.size() as isize));
-        // SAFETY: the caller keeps the same contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -66,10 +38,9 @@ fn play_named(target: Target, name: &str, bytes: &[u8]) {
     if bytes.first().is_some_and(|number| *number != RAW) {
         templates::template(bytes[0]);
     }
-    let before = HELD.get();
-    MOST.set(before);
+    let watch = Watch::begin();
     play(target, bytes);
-    let taken = MOST.get() - before;
+    let taken = watch.most();
     assert!(taken <= MOST_MEMORY, "{} MiB of memory", taken >> 20);
 }
 

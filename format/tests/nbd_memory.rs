@@ -6,11 +6,10 @@ mod common;
 #[path = "../fuzz/src/nbd/mod.rs"]
 mod nbd;
 
+use common::heap::{Counting, Watch};
 use common::sparse::Sparse;
 use nbd::client::{Client, turns, until};
 use nbd::seeds::{negotiation, option, request};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 use vmicache_format::RawImage;
@@ -18,38 +17,6 @@ use vmicache_format::disk::{Disk, Filling, Layer};
 use vmicache_format::nbd::{Export, Server, Statistics};
 use vmicache_format::qcow2::{self, CacheOptions, CreateOptions, Image, ImageOptions, Mode};
 use vmicache_format::runtime::LocalRuntime;
-
-/// Counts what a thread has allocated. Each test has a thread, on which server and clients run.
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<usize> = const { Cell::new(0) };
-    static MOST: Cell<usize> = const { Cell::new(0) };
-}
-
-fn took(bytes: usize) {
-    let held = HELD.get().wrapping_add(bytes);
-    HELD.set(held);
-    // What another thread allocated and this one frees makes it negative.
-    if held < isize::MAX as usize {
-        MOST.set(MOST.get().max(held));
-    }
-}
-
-// SAFETY: everything is passed on as it is to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        took(layout.size());
-        // SAFETY: the caller keeps the same contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        took(layout.size().wrapping_neg());
-        // SAFETY: the caller keeps the same contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -97,14 +64,13 @@ async fn taken_by_each(
     // What the first one needs is there for all.
     drop(greedy(&server, greeting, sent).await);
     until(|| server.connections() == 0 || !delay_read.is_zero(), "the connection goes on").await;
-    let before = HELD.get();
-    MOST.set(before);
+    let watch = Watch::begin();
     let mut clients = Vec::with_capacity(CLIENTS);
     for _ in 0..CLIENTS {
         clients.push(greedy(&server, greeting, sent).await);
     }
     turns(100_000).await;
-    (MOST.get() - before) / CLIENTS
+    watch.most().unsigned_abs() / CLIENTS
 }
 
 async fn greedy(server: &Rc<Server<Sparse>>, greeting: &[u8], sent: &[u8]) -> Client {

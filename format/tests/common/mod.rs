@@ -8,6 +8,7 @@ pub mod cuts;
 pub mod damage;
 pub mod failing;
 pub mod guest;
+pub mod heap;
 pub mod images;
 pub mod kinds;
 pub mod qemu;
