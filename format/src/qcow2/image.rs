@@ -189,6 +189,7 @@ impl<S: Storage> Image<S> {
             refcount_table_dirty: Default::default(),
             tables,
             free_hint: HostCluster(0),
+            table_room: HostCluster(0)..HostCluster(0),
             limit,
             used: 0,
             data_clusters: 0,
