@@ -114,7 +114,11 @@ impl<S: Storage> Image<S> {
 
     /// Takes `count` clusters that lie one behind the other: behind the end of the file.
     async fn contiguous_clusters(&self, count: u64) -> Result<HostCluster> {
-        let end = HostCluster(self.file_len.get().div_ceil(self.cluster_size()));
-        self.with_metadata(|state| state.take_contiguous(end, count)).await
+        self.with_metadata(|state| {
+            // If the refcount table had to become larger, it lies at the end now, and would interrupt the run.
+            let end = HostCluster(self.file_len.get().div_ceil(self.cluster_size()));
+            state.take_contiguous(end, count)
+        })
+        .await
     }
 }
