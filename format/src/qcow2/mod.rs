@@ -29,6 +29,7 @@
 //! | `publish` | the order in which metadata reaches the storage |
 //! | `table_growth` | a larger refcount table |
 //! | `resize` | a larger or smaller disk |
+//! | `shrinking` | a smaller file, once the disk is smaller |
 //! | `usage` | which host clusters the tables reach |
 //! | `extents` | what an image holds itself, in the order of its disk |
 
@@ -56,6 +57,7 @@ mod reached;
 mod refcount_width;
 mod reservation;
 mod resize;
+mod shrinking;
 mod slice_index;
 mod slices;
 mod state;
