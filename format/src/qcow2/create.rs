@@ -79,22 +79,32 @@ struct Layout {
 }
 
 impl Layout {
-    /// The refcount table is made for all that the file may ever hold, so that it never has to move.
+    /// The refcount table of a cache is made for all that the file may ever hold, so that it never has to move. That of
+    /// any other image begins as small as QEMU makes it.
     fn of(options: &CreateOptions, geometry: &Geometry) -> Self {
         let cluster = geometry.cluster_size();
         let entries = l1_entries(options.size, geometry.cluster_bits, options.extended_l2);
         let l1_clusters = (entries * 8).div_ceil(cluster).max(1);
-        let data = options.size.div_ceil(cluster) + entries + l1_clusters;
-        let full = data + data / (1 << (geometry.block_bits - 2)) + 16;
-        let most = options.cache.as_ref().map_or(full, |cache| full.min(cache.quota / cluster));
-        let per_table_cluster = (cluster / 8) << geometry.block_bits;
-        let most_clusters = MAX_REFCOUNT_TABLE_BYTES / cluster;
-        let table_clusters = most.div_ceil(per_table_cluster).clamp(1, most_clusters);
-        let mut blocks = 1;
-        while (1 + table_clusters + blocks + l1_clusters).div_ceil(1 << geometry.block_bits) > blocks {
-            blocks += 1;
+        let mut layout = Layout { table_clusters: 1, blocks: 1, l1_clusters };
+        if let Some(cache) = &options.cache {
+            let data = options.size.div_ceil(cluster) + entries + l1_clusters;
+            let full = data + data / (1 << (geometry.block_bits - 2)) + 16;
+            let per_table_cluster = (cluster / 8) << geometry.block_bits;
+            let wanted = full.min(cache.quota / cluster).div_ceil(per_table_cluster);
+            layout.table_clusters = wanted.clamp(1, MAX_REFCOUNT_TABLE_BYTES / cluster);
         }
-        Layout { table_clusters, blocks, l1_clusters }
+        layout.add_blocks(geometry);
+        layout
+    }
+
+    /// Makes the blocks count all clusters, and the table long enough for the blocks.
+    fn add_blocks(&mut self, geometry: &Geometry) {
+        let needed = |layout: &Layout| layout.clusters().div_ceil(1 << geometry.block_bits);
+        while needed(self) > self.blocks {
+            self.blocks = needed(self);
+            let table_clusters = (self.blocks * 8).div_ceil(geometry.cluster_size());
+            self.table_clusters = self.table_clusters.max(table_clusters);
+        }
     }
 
     fn clusters(&self) -> u64 {

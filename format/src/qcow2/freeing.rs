@@ -117,6 +117,18 @@ impl<S: Storage> Image<S> {
         self.waiting.begin()
     }
 
+    /// Waits until nothing is in flight and no request is under way, not even one whose caller has gone away.
+    pub(super) async fn wait_until_idle(&self) {
+        loop {
+            let idle = self.idle.listen();
+            if self.in_flight.borrow().is_empty() {
+                break;
+            }
+            idle.await;
+        }
+        self.waiting.wait_until_unused().await;
+    }
+
     /// Takes note of clusters to which no table in the storage refers any more, and frees those that nobody uses.
     pub(super) async fn free_unused(&self, freed: Vec<Freed>) {
         self.waiting.add(freed);

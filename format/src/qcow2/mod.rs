@@ -30,6 +30,7 @@
 //! | `table_room` | clusters kept for tables, where clusters are small |
 //! | `table_growth` | a larger refcount table |
 //! | `resize` | a larger or smaller disk |
+//! | `shrinking` | a smaller file, once the disk is smaller |
 //! | `usage` | which host clusters the tables reach |
 //! | `extents` | what an image holds itself, in the order of its disk |
 
@@ -57,6 +58,7 @@ mod reached;
 mod refcount_width;
 mod reservation;
 mod resize;
+mod shrinking;
 mod slice_index;
 mod slices;
 mod state;

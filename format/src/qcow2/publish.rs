@@ -138,14 +138,7 @@ impl<S: Storage> Image<S> {
         if self.mode() == Mode::Read {
             return Ok(());
         }
-        loop {
-            let idle = self.idle.listen();
-            if self.in_flight.borrow().is_empty() {
-                break;
-            }
-            idle.await;
-        }
-        self.waiting.wait_until_unused().await;
+        self.wait_until_idle().await;
         self.flush().await?;
         let has_freed = {
             let state = self.state.borrow();
@@ -309,7 +302,7 @@ impl<S: Storage> Image<S> {
     }
 
     /// Writes pieces of metadata, neighbours in one request.
-    async fn write_all(&self, kind: MetadataKind, pieces: &Pieces) -> Result<()> {
+    pub(super) async fn write_all(&self, kind: MetadataKind, pieces: &Pieces) -> Result<()> {
         for (offset, bytes) in pieces.runs() {
             let write = self.storage.write_metadata(kind, offset, bytes).await;
             write.map_err(self.blame.io("writing metadata", offset))?;

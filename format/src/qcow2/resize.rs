@@ -8,6 +8,7 @@ use super::slices::Entry;
 use crate::error::Result;
 use crate::runtime::Join;
 use crate::storage::{MetadataKind, Storage};
+use std::ops::Range;
 use std::rc::Rc;
 
 impl<S: Storage> Image<S> {
@@ -22,14 +23,15 @@ impl<S: Storage> Image<S> {
         // Were it dropped between the header and what follows from it, the storage would know of another table.
         let task = async move {
             image.grow_tables(size).await?;
-            let old_size = image.size();
-            if size < old_size {
-                image.state.borrow_mut().give_up_table_room();
-                image.drop_behind(size, old_size).await?;
+            let lost = image.clusters_behind(size);
+            if !lost.is_empty() {
+                image.wait_until_idle().await;
+                image.drop_clusters(&lost).await?;
             }
             image.flush().await?;
             let _turn = image.publishing_turn().await;
-            image.switch_header(Header { size, ..image.header() }).await
+            image.switch_header(Header { size, ..image.header() }).await?;
+            if lost.is_empty() { Ok(()) } else { image.give_back(lost).await }
         };
         Join::spawn(&*self.runtime, Box::pin(task)).await
     }
@@ -68,14 +70,15 @@ impl<S: Storage> Image<S> {
         }
     }
 
-    /// Unmaps whole clusters behind the end of a disk that becomes smaller, and clears what the last one has behind it.
-    async fn drop_behind(&self, size: u64, old_size: u64) -> Result<()> {
-        let bits = self.geometry.cluster_bits;
-        let clusters =
-            GuestCluster(size.div_ceil(self.cluster_size()))..GuestCluster(old_size.div_ceil(1 << bits));
-        let run =
-            self.geometry.first_of_cluster(clusters.start)..self.geometry.first_of_cluster(clusters.end);
-        self.unmap_clusters(run).await
+    /// The whole clusters that a disk of `size` bytes has no more.
+    fn clusters_behind(&self, size: u64) -> Range<GuestCluster> {
+        let cluster = |bytes: u64| GuestCluster(bytes.div_ceil(self.cluster_size()));
+        cluster(size)..cluster(self.size())
+    }
+
+    async fn drop_clusters(&self, clusters: &Range<GuestCluster>) -> Result<()> {
+        let first = |cluster| self.geometry.first_of_cluster(cluster);
+        self.unmap_clusters(first(clusters.start)..first(clusters.end)).await
     }
 
     /// Moves the L1 table to a larger place: the new one is durable before the header points at it, and the old place
@@ -115,7 +118,11 @@ impl<S: Storage> Image<S> {
 
     /// Takes `count` clusters that lie one behind the other: behind the end of the file.
     async fn contiguous_clusters(&self, count: u64) -> Result<HostCluster> {
-        let end = HostCluster(self.file_len.get().div_ceil(self.cluster_size()));
-        self.with_metadata(|state| state.take_contiguous(end, count)).await
+        self.with_metadata(|state| {
+            // If the refcount table had to become larger, it lies at the end now, and would interrupt the run.
+            let end = HostCluster(self.file_len.get().div_ceil(self.cluster_size()));
+            state.take_contiguous(end, count)
+        })
+        .await
     }
 }

@@ -204,6 +204,17 @@ impl<E: Entry> SliceCache<E> {
         }
     }
 
+    /// Removes a slice of a table that there is no more.
+    pub fn remove(&mut self, key: u64) {
+        let Some(place) = self.index.get(key) else { return };
+        if let Some(slot) = self.slots[place].take() {
+            self.held -= usize::from(slot.dirty || slot.pins > 0);
+            self.dirty -= usize::from(slot.dirty);
+        }
+        self.index.remove(key);
+        self.free.push(place);
+    }
+
     pub fn pin(&mut self, key: u64) {
         if let Some(slot) = self.slot(key) {
             slot.pins += 1;

@@ -140,7 +140,7 @@ impl State {
         if let Some(entry) = self.l1.get_mut(l1_index as usize) {
             *entry = self.geometry.host_offset(cluster) | COPIED;
         }
-        self.l1_dirty.insert(l1_index / ENTRIES_PER_SECTOR);
+        self.mark_l1(l1_index);
         self.hold_table(cluster);
     }
 
@@ -159,6 +159,10 @@ impl State {
         let offset = self.geometry.host_offset(cluster);
         let problem = "it holds a table, but is mapped as guest data or counted as free".to_owned();
         Err(Stop::Invalid { structure: "host cluster", offset, problem })
+    }
+
+    pub fn mark_l1(&mut self, index: u64) {
+        self.l1_dirty.insert(index / ENTRIES_PER_SECTOR);
     }
 
     pub fn mark_refcount_table(&mut self, index: u64) {

@@ -22,8 +22,9 @@ impl Plan {
         let first = geometry.first_of_block(old_entries);
         let mut blocks = 1;
         loop {
-            // Half as large again, so that it rarely happens.
-            let entries = (old_entries + old_entries / 2 + blocks).max(wanted);
+            // Half as large again, so that it rarely happens; but the last table is as large as the format allows.
+            let ample = (old_entries + old_entries / 2).max(wanted).min(MAX_REFCOUNT_TABLE_BYTES / 8);
+            let entries = ample.max(old_entries + blocks);
             let table_clusters = entries.div_ceil(entries_per_cluster);
             let needed = (blocks + table_clusters).div_ceil(1 << geometry.block_bits);
             if needed <= blocks {
@@ -65,14 +66,19 @@ impl<S: Storage> Image<S> {
         blocks.min(MOST_BYTES / 8)
     }
 
-    async fn grow(&self) -> Result<()> {
-        // The new table is to point at nothing that a power cut could still lose.
+    /// Publishes until the storage has the refcount table as it is in memory. Only in a turn.
+    pub(super) async fn publish_refcount_table(&self) -> Result<()> {
         loop {
             self.publish_refcounts().await?;
             if self.state.borrow().refcount_table_dirty.is_empty() {
-                break;
+                return Ok(());
             }
         }
+    }
+
+    async fn grow(&self) -> Result<()> {
+        // The new table is to point at nothing that a power cut could still lose.
+        self.publish_refcount_table().await?;
         let geometry = self.geometry;
         let (old_entries, limit) = {
             let state = self.state.borrow();
@@ -138,5 +144,29 @@ fn adopt(state: &mut State, table: Vec<u64>, plan: &Plan, counts: &[u8]) {
     state.used += plan.blocks + plan.table_clusters;
     if let Some(tables) = &mut state.tables {
         tables.mark(plan.first..plan.end());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_grows_up_to_what_the_format_allows() {
+        let geometry = Geometry::new(9, false, 6);
+        let (mut entries, mut moves) = (64, 0);
+        while entries < MAX_REFCOUNT_TABLE_BYTES / 8 {
+            let plan = Plan::new(&geometry, entries, 0);
+            assert!(plan.blocks + plan.table_clusters <= plan.blocks << geometry.block_bits);
+            assert!(
+                plan.table_clusters * 512 <= MAX_REFCOUNT_TABLE_BYTES,
+                "{} after {entries}",
+                plan.table_clusters
+            );
+            assert!(plan.table_clusters * 64 >= entries + plan.blocks);
+            entries = plan.table_clusters * 64;
+            moves += 1;
+        }
+        assert!(moves < 40, "{moves} moves");
     }
 }
