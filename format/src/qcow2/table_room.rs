@@ -6,7 +6,7 @@
 
 use super::allocation::FreeClusters;
 use super::geometry::*;
-use super::state::{State, Stop, take_first};
+use super::state::{Missing, State, Stop, take_first};
 
 /// Binary logarithm of the bytes of a page of the host.
 const PAGE_BITS: u32 = 12;
@@ -28,7 +28,11 @@ impl State {
     /// Keeps the next free clusters for tables, unless few are left.
     fn keep_table_room(&mut self) -> Result<(), Stop> {
         let per_page = 1 << (PAGE_BITS - self.geometry.cluster_bits);
-        let free = self.find_free(GROUP_PAGES * per_page)?;
+        let free = match self.find_free(GROUP_PAGES * per_page) {
+            // For this alone the refcount table need not become larger.
+            Err(Stop::Missing(Missing::RefcountTable)) => return Ok(()),
+            found => found?,
+        };
         let longest = free.runs.iter().max_by_key(|run| length(run)).cloned();
         let Some(run) = longest.filter(|_| free.found == GROUP_PAGES * per_page) else { return Ok(()) };
         self.check_no_table(&run)?;
