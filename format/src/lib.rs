@@ -3,6 +3,7 @@
 //! A [`Disk`](disk::Disk) is a stack of images over [`Storage`](storage::Storage)s; what a storage is, a file
 //! of the host or a simulator's model, the images do not know.
 
+mod byte_range;
 pub mod cache;
 pub mod disk;
 mod error;

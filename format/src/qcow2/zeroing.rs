@@ -51,7 +51,7 @@ impl State {
                 }
                 (false, false) => L2Entry { word: entry.word | ZERO, bitmap: 0 },
                 (false, true) => {
-                    let low = (u64::MAX >> (64 - (end - at))) << geometry.within_cluster(at);
+                    let low = lowest((end - at) as u32) << geometry.within_cluster(at);
                     L2Entry { word: entry.word, bitmap: entry.bitmap & !low | low << 32 }
                 }
             };
@@ -116,7 +116,7 @@ impl State {
     fn within_table(&self, run: &GuestRun) -> (u64, GuestRun) {
         let geometry = self.geometry;
         let index = geometry.l1_index(geometry.cluster_of(run.start));
-        let table_end = geometry.first_of_cluster(geometry.first_of_table(index + 1));
+        let table_end = geometry.first_of_cluster(geometry.first_of_table(index.saturating_add(1)));
         (index, run.start..run.end.min(table_end))
     }
 
