@@ -4,8 +4,10 @@
 mod fill;
 mod identity;
 mod map;
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod read;
 mod verify;
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod write;
 mod zero;
 
