@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use vmicache_format::Result;
 use vmicache_format::cache::BaseIdentity;
 use vmicache_format::qcow2::check::{CheckOptions, FindingKind, Repair, Report, check, repair_dirty};
-use vmicache_format::qcow2::{self, CacheOptions, CreateOptions, read_header};
+use vmicache_format::qcow2::{self, CacheOptions, CreateOptions, Image, ImageOptions, Mode, read_header};
 use vmicache_format::runtime::LocalRuntime;
 use vmicache_format::storage::{Counting, Memory, MetadataKind, Storage};
 
@@ -74,6 +74,26 @@ fn refcount_structures_that_cannot_be_used_are_built_anew() {
         victim.set_word(48, victim.clusters() * 2 * victim.cluster());
         mended(folder.path(), &victim, &before);
     }
+}
+
+#[test]
+fn a_refcount_block_that_is_named_twice_is_not_written_with() {
+    let (folder, sound) = image("cluster_size=512");
+    let before = qemu::content(folder.path(), "image");
+    let table = sound.word(48);
+    let mut victim = Victim::new(sound.bytes.clone());
+    victim.set_word(table + 8, victim.word(table));
+    let open = |bytes: Vec<u8>, mode| {
+        let runtime = LocalRuntime::new();
+        let opened =
+            Image::open(Memory::new(bytes), "image", mode, ImageOptions::default(), runtime.clone());
+        runtime.block_on(opened).map(drop)
+    };
+    open(victim.bytes.clone(), Mode::Read).expect("reading needs no refcounts");
+    let refused = open(victim.bytes.clone(), Mode::Write).expect_err("two places are counted at once");
+    assert!(refused.to_string().contains("entries 0 and 1"), "{refused}");
+    let (_, repaired) = mended(folder.path(), &victim, &before);
+    open(repaired, Mode::Write).expect("it has been repaired");
 }
 
 #[test]

@@ -7,10 +7,12 @@ use smallvec::SmallVec;
 /// Free host clusters that a step may take.
 #[derive(Debug, Default)]
 pub(super) struct FreeClusters {
-    runs: SmallVec<[HostRun; 2]>,
+    pub runs: SmallVec<[HostRun; 2]>,
     /// Refcount blocks that do not exist yet, each with the free cluster where it is to lie.
-    blocks: SmallVec<[(u64, HostCluster); 2]>,
+    pub blocks: SmallVec<[(u64, HostCluster); 2]>,
     pub found: u64,
+    /// What is left for such blocks of the room for tables.
+    pub table_room: HostRun,
     /// Where the search ended.
     end: HostCluster,
 }
@@ -18,19 +20,43 @@ pub(super) struct FreeClusters {
 impl State {
     /// Looks for `wanted` free clusters from the hint on; fewer are found only where the limit is reached.
     pub(super) fn find_free(&mut self, wanted: u64) -> Result<FreeClusters, Stop> {
+        let free = self.find_free_beside(0, wanted)?;
+        if free.found == wanted || self.table_room.is_empty() {
+            return Ok(free);
+        }
+        self.give_up_table_room();
+        self.find_free_beside(0, wanted)
+    }
+
+    /// The same, of clusters that are not kept for tables, of which `tables` are going to be used.
+    pub(super) fn find_free_beside(&mut self, tables: u64, wanted: u64) -> Result<FreeClusters, Stop> {
         let geometry = self.geometry;
-        let mut free = FreeClusters { end: self.free_hint, ..Default::default() };
+        let kept = self.table_room.clone();
+        let mut free = FreeClusters {
+            end: self.free_hint,
+            table_room: kept.start + tables..kept.end,
+            ..Default::default()
+        };
         while free.found < wanted && free.end < self.limit {
+            if kept.contains(&free.end) {
+                free.end = kept.end;
+                continue;
+            }
+            let limit = if free.end < kept.start { kept.start.min(self.limit) } else { self.limit };
             let block = geometry.block_of(free.end);
             let Some(entry) = self.refcount_table.get(block as usize) else {
                 return Err(Missing::RefcountTable.into());
             };
             let left = wanted - free.found;
             if entry & OFFSET_MASK == 0 {
-                // Nothing is counted there, so everything is free; the block itself takes the first cluster.
-                free.blocks.push((block, free.end));
-                let start = free.end + 1;
-                let end = geometry.first_of_block(block + 1).min(self.limit).min(start + left).max(start);
+                // Nothing is counted there, so everything is free.
+                let place = free.place_of_block(free.end);
+                let start = if place == free.end { place + 1 } else { free.end };
+                if place != free.end {
+                    self.refcount(place)?;
+                }
+                free.blocks.push((block, place));
+                let end = geometry.first_of_block(block + 1).min(limit).min(start + left).max(start);
                 push_run(&mut free.runs, start..end);
                 free.found += end - start;
                 free.end = end;
@@ -39,7 +65,7 @@ impl State {
             let slice = geometry.block_slice_of(free.end);
             let counts = self.refcounts.get(slice).ok_or(Missing::RefcountSlice(slice))?;
             let base = geometry.first_of_block_slice(slice);
-            let end = (1usize << geometry.block_slice_bits).min((self.limit - base) as usize);
+            let end = (1usize << geometry.block_slice_bits).min((limit - base) as usize);
             let mut at = (free.end - base) as usize;
             let mut left = left as usize;
             while at < end && left > 0 {
@@ -55,7 +81,7 @@ impl State {
             free.end = base + at as u64;
         }
         // Everything before the first free cluster is in use: the next search need not look there again.
-        let blocks = free.blocks.first().map(|(_, cluster)| *cluster);
+        let blocks = free.blocks.iter().map(|(_, cluster)| *cluster).find(|cluster| !kept.contains(cluster));
         let first = free.runs.first().map(|run| run.start).into_iter().chain(blocks).min();
         self.free_hint = first.unwrap_or(free.end);
         Ok(free)
@@ -63,12 +89,8 @@ impl State {
 
     /// Takes the first `wanted` clusters of what was found, with the refcount blocks that they need. It fails, and takes
     /// nothing, if one of them holds a table: then the refcounts are wrong.
-    pub(super) fn take(
-        &mut self,
-        free: &mut FreeClusters,
-        wanted: u64,
-    ) -> Result<SmallVec<[HostRun; 1]>, Stop> {
-        let mut taken: SmallVec<[HostRun; 1]> = SmallVec::new();
+    pub(super) fn take(&mut self, free: &mut FreeClusters, wanted: u64) -> Result<HostRuns, Stop> {
+        let mut taken = HostRuns::new();
         let mut left = wanted;
         for run in &free.runs {
             let take = left.min(length(run));
@@ -76,12 +98,15 @@ impl State {
             left -= take;
         }
         let end = taken.last().map_or(self.free_hint, |run| run.end);
-        let blocks = free.blocks.iter().filter(|(_, cluster)| *cluster < end);
+        let blocks = free.blocks.iter().filter(|(block, _)| self.geometry.first_of_block(*block) < end);
         for run in taken.iter().cloned().chain(blocks.clone().map(|(_, cluster)| *cluster..*cluster + 1)) {
             self.check_no_table(&run)?;
         }
-        for (block, cluster) in blocks {
-            self.add_block(*block, *cluster);
+        for (block, cluster) in blocks.cloned().collect::<SmallVec<[_; 2]>>() {
+            if self.table_room.contains(&cluster) {
+                self.table_room.end = cluster;
+            }
+            self.add_block(block, cluster);
         }
         for run in &taken {
             self.set_refcounts(run.clone(), 1);
@@ -90,8 +115,8 @@ impl State {
         Ok(taken)
     }
 
-    /// Adds an empty refcount block that lies in a cluster which it counts itself.
-    fn add_block(&mut self, block: u64, cluster: HostCluster) {
+    /// Adds an empty refcount block in a free cluster, whose own refcount it may be.
+    pub(super) fn add_block(&mut self, block: u64, cluster: HostCluster) {
         if let Some(entry) = self.refcount_table.get_mut(block as usize) {
             *entry = self.geometry.host_offset(cluster);
         }
@@ -132,7 +157,7 @@ impl State {
     }
 
     /// Sets the refcounts of clusters whose slices are in memory.
-    fn set_refcounts(&mut self, run: HostRun, count: u64) {
+    pub(super) fn set_refcounts(&mut self, run: HostRun, count: u64) {
         let geometry = self.geometry;
         let mut at = run.start;
         while at < run.end {

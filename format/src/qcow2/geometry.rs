@@ -2,6 +2,7 @@
 
 use super::header::Header;
 use super::refcount_width::RefcountWidth;
+use smallvec::SmallVec;
 use std::ops::{Add, AddAssign, Range, Sub};
 
 /// Bits 9 to 55 of an L1 or L2 entry: a host offset in bytes.
@@ -79,6 +80,8 @@ cluster_number!(
 pub(crate) type GuestRun = Range<Subcluster>;
 /// A run of clusters in the image's file.
 pub(crate) type HostRun = Range<HostCluster>;
+/// Runs of clusters in the image's file; mostly there is one.
+pub(crate) type HostRuns = SmallVec<[HostRun; 1]>;
 
 /// Clusters of a run.
 pub(crate) fn length<C: Copy + Sub<Output = u64>>(run: &Range<C>) -> u64 {

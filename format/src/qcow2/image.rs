@@ -7,7 +7,7 @@ use super::geometry::{Geometry, HostCluster};
 use super::header::Header;
 use super::mapping::CompressedData;
 use super::operations::InFlight;
-use super::protection::tables_of;
+use super::protection::{check_blocks_differ, tables_of};
 use super::slices::{Entry, SliceCache};
 use super::state::{Missing, State};
 use crate::error::{Blame, Error, Result};
@@ -161,6 +161,7 @@ impl<S: Storage> Image<S> {
         }
         let [l1, refcount_table] = <[Vec<u64>; 2]>::try_from(loaded).unwrap_or_default();
         if mode != Mode::Read {
+            check_blocks_differ(&header, &refcount_table, &blame)?;
             // What the bits vouch for no longer holds once somebody writes who does not keep it up.
             header.autoclear_features &= features::KEPT_AUTOCLEAR;
         }
@@ -189,6 +190,7 @@ impl<S: Storage> Image<S> {
             refcount_table_dirty: Default::default(),
             tables,
             free_hint: HostCluster(0),
+            table_room: HostCluster(0)..HostCluster(0),
             limit,
             used: 0,
             data_clusters: 0,

@@ -27,6 +27,7 @@
 //! | `operations` | what disks ask: mapping, and operations in flight |
 //! | `pieces` | metadata on its way to the storage |
 //! | `publish` | the order in which metadata reaches the storage |
+//! | `table_room` | clusters kept for tables, where clusters are small |
 //! | `table_growth` | a larger refcount table |
 //! | `resize` | a larger or smaller disk |
 //! | `usage` | which host clusters the tables reach |
@@ -71,6 +72,7 @@ mod slices;
 mod state;
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod table_growth;
+mod table_room;
 mod usage;
 mod zeroing;
 

@@ -31,6 +31,23 @@ pub(super) fn tables_of(header: &Header, l1: &[u64], refcount_table: &[u64], fil
     tables
 }
 
+/// Refuses a refcount table that names a block twice. It would count two places at once, and a search for free clusters
+/// could go through one full block of a small file for as long as the table is.
+pub(super) fn check_blocks_differ(header: &Header, refcount_table: &[u64], blame: &Blame) -> Result<()> {
+    let entries = (0u64..).zip(refcount_table).map(|(index, entry)| (entry & OFFSET_MASK, index));
+    let mut blocks: Vec<(u64, u64)> = entries.filter(|(offset, _)| *offset != 0).collect();
+    blocks.sort_unstable();
+    let shared = blocks.windows(2).find_map(|pair| match pair {
+        [(one, first), (other, second)] if one == other => Some((one, first, second)),
+        _ => None,
+    });
+    let Some((offset, first, second)) = shared else { return Ok(()) };
+    let problem = format!(
+        "entries {first} and {second} both point at the block at offset {offset}; a check that repairs all makes new ones"
+    );
+    Err(blame.invalid("refcount table", header.refcount_table_offset, problem))
+}
+
 impl<S: Storage> Image<S> {
     /// Takes note that the image's file is wrong somewhere: one that guests write is written no more, and says so to
     /// whoever opens it next. Returns the error itself.

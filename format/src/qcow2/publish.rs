@@ -97,7 +97,7 @@ impl<S: Storage> Image<S> {
             let state = self.state.borrow();
             // What a guest has not flushed, it may lose; a cache is flushed by nobody.
             (self.mode() == Mode::Fill && state.unpublished >= self.options.batch_bytes)
-                || state.l2.dirty() > state.l2.capacity() / 2
+                || state.l2.is_crowded()
                 || state.freed.len() > MOST_FREED
         };
         if due && !self.publishing.get() {
@@ -119,7 +119,7 @@ impl<S: Storage> Image<S> {
     pub(super) async fn publish_if_crowded(&self) -> Result<()> {
         let is_crowded = {
             let state = self.state.borrow();
-            state.l2.dirty() > state.l2.capacity() / 2 || state.freed.len() > MOST_FREED
+            state.l2.is_crowded() || state.freed.len() > MOST_FREED
         };
         match self.this.upgrade() {
             Some(image) if is_crowded => {
@@ -186,10 +186,7 @@ impl<S: Storage> Image<S> {
 
     /// Publishes what is pending. Only in a turn.
     pub(super) async fn publish_pending(&self, durable: bool) -> Result<()> {
-        if self.header_in_doubt.get() {
-            // The storage may hold one that points at other tables: what is published would be missing there.
-            self.switch_header(self.header()).await?;
-        }
+        self.settle_header().await?;
         let mut batch = self.take_batch();
         let written = self.write_batch(&batch, durable).await;
         let freed = if written.is_ok() { std::mem::take(&mut batch.freed) } else { vec![] };
@@ -199,6 +196,24 @@ impl<S: Storage> Image<S> {
             Box::pin(self.free_unused(freed)).await;
         }
         written
+    }
+
+    /// Publishes refcounts alone: everything that the refcount table points at is there then. Only in a turn.
+    pub(super) async fn publish_refcounts(&self) -> Result<()> {
+        self.settle_header().await?;
+        let batch = self.take_refcounts();
+        let written = self.write_batch(&batch, true).await;
+        self.end_batch(batch, written.is_err());
+        written
+    }
+
+    /// Sees that the storage holds the header that counts: were it one that points at other tables, what is published
+    /// would be missing there.
+    async fn settle_header(&self) -> Result<()> {
+        match self.header_in_doubt.get() {
+            true => self.switch_header(self.header()).await,
+            false => Ok(()),
+        }
     }
 
     /// Makes another header durable. Only in a turn.
@@ -212,33 +227,38 @@ impl<S: Storage> Image<S> {
     }
 
     fn take_batch(&self) -> Batch {
+        let refcounts = self.take_refcounts();
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let geometry = self.geometry;
         state.batches += 1;
-        let header = self.header.borrow();
-        let within = |table: &[u64], (index, within): (usize, u64)| {
-            (table.get(index).copied().unwrap_or(0) & OFFSET_MASK) + within
-        };
-        let (l1, refcount_table) = (&state.l1, &state.refcount_table);
+        let l1 = &state.l1;
         let mut batch = Batch {
-            refcounts: state
-                .refcounts
-                .take_dirty(|slice| within(refcount_table, geometry.block_slice_position(slice))),
-            refcount_table: Pieces::of_sectors(
-                std::mem::take(&mut state.refcount_table_dirty),
-                refcount_table,
-                header.refcount_table_offset,
+            l2: state.l2.take_dirty(|slice| offset_within(l1, geometry.slice_position(slice))),
+            l1: Pieces::of_sectors(
+                std::mem::take(&mut state.l1_dirty),
+                l1,
+                self.header.borrow().l1_table_offset,
             ),
-            l2: state.l2.take_dirty(|slice| within(l1, geometry.slice_position(slice))),
-            l1: Pieces::of_sectors(std::mem::take(&mut state.l1_dirty), l1, header.l1_table_offset),
             unpublished: std::mem::take(&mut state.unpublished),
             freed: std::mem::take(&mut state.freed),
+            ..refcounts
         };
         if geometry.has_subclusters() && !state.data_file {
             hide_unwritten(batch.l2.bytes_mut(), self.file_len.get());
         }
         batch
+    }
+
+    fn take_refcounts(&self) -> Batch {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let (geometry, table) = (self.geometry, &state.refcount_table);
+        let refcounts =
+            state.refcounts.take_dirty(|slice| offset_within(table, geometry.block_slice_position(slice)));
+        let dirty = std::mem::take(&mut state.refcount_table_dirty);
+        let refcount_table = Pieces::of_sectors(dirty, table, self.header.borrow().refcount_table_offset);
+        Batch { refcounts, refcount_table, ..Batch::default() }
     }
 
     async fn write_batch(&self, batch: &Batch, durable: bool) -> Result<()> {
@@ -302,6 +322,11 @@ impl<S: Storage> Image<S> {
     pub(super) async fn barrier(&self) -> Result<()> {
         self.storage.flush().await.map_err(self.blame.io("flushing", 0))
     }
+}
+
+/// Where a part of what an entry of a table points at lies in the file.
+fn offset_within(table: &[u64], (index, within): (usize, u64)) -> u64 {
+    (table.get(index).copied().unwrap_or(0) & OFFSET_MASK) + within
 }
 
 /// Takes host clusters out of slices of extended L2 entries that lie beyond the end of the file: they are there for

@@ -15,7 +15,7 @@ pub(crate) struct Reservation {
     /// Bytes of the file of the data, together as long as the subclusters and in their order.
     pub host: SmallVec<[Range<u64>; 1]>,
     /// Clusters that no entry points at yet; they are free again if the reservation is given up.
-    taken: SmallVec<[HostRun; 1]>,
+    taken: HostRuns,
     /// The place of one compressed cluster.
     compressed: Option<CompressedData>,
     placed: Placed,
@@ -55,18 +55,23 @@ impl State {
         let run = self.before_shared(run)?;
         let wanted = self.fitting(&run, u64::MAX)?;
         let needed = wanted.hosts + wanted.new_tables.len() as u64;
-        let mut free = self.find_free(needed)?;
-        let Fitting { end, new_tables, hosts } = match free.found >= needed {
+        let mut in_room = self.table_room_for(wanted.new_tables.len() as u64)?;
+        let mut free = self.find_free_beside(in_room, needed - in_room)?;
+        if free.found < needed - in_room {
+            in_room = 0;
+            free = self.find_free(needed)?;
+        }
+        let Fitting { end, new_tables, hosts } = match free.found >= needed - in_room {
             true => wanted,
             false => self.fitting(&run, free.found)?,
         };
         if end == run.start {
             return Ok(None);
         }
-        let mut host = self.take(&mut free, hosts + new_tables.len() as u64)?;
+        let mut host = self.take(&mut free, hosts + new_tables.len() as u64 - in_room)?;
         // From here on nothing can fail. Tables first, so that table and data often are one run.
-        for index in new_tables {
-            let table = take_first(&mut host);
+        for (number, index) in (0..).zip(new_tables) {
+            let table = self.take_for_table(number < in_room, &mut host);
             self.add_table(index, table);
         }
         self.used += hosts;
@@ -251,7 +256,7 @@ impl State {
     }
 
     /// A reservation of clusters that no entry points at yet.
-    fn on_clusters(&self, guest: GuestRun, host: SmallVec<[HostRun; 1]>) -> Reservation {
+    fn on_clusters(&self, guest: GuestRun, host: HostRuns) -> Reservation {
         let bytes = |run: &HostRun| self.geometry.host_offset(run.start)..self.geometry.host_offset(run.end);
         let places = host.iter().map(bytes).collect();
         Reservation { guest, host: places, taken: host, compressed: None, placed: Placed::default() }
@@ -259,7 +264,7 @@ impl State {
 
     /// A reservation of subclusters. Clusters of theirs that have no host cluster get one at once, in which nothing is
     /// allocated yet: as if it had always been there.
-    fn place_subclusters(&mut self, guest: GuestRun, mut host: SmallVec<[HostRun; 1]>) -> Reservation {
+    fn place_subclusters(&mut self, guest: GuestRun, mut host: HostRuns) -> Reservation {
         let geometry = self.geometry;
         let mut bytes: SmallVec<[Range<u64>; 1]> = SmallVec::new();
         let mut placed = Placed { clusters: SmallVec::new(), batch: self.batches };
@@ -306,7 +311,7 @@ impl State {
         reservation: &Reservation,
         is_hole: impl Fn(Subcluster) -> bool,
         is_shared: impl Fn(GuestCluster) -> bool,
-    ) -> SmallVec<[HostRun; 1]> {
+    ) -> HostRuns {
         let mut unused = match (reservation.compressed, self.geometry.has_subclusters()) {
             (Some(data), _) => self.commit_compressed(reservation, data),
             (None, true) => self.commit_subclusters(reservation, is_hole),
@@ -321,10 +326,10 @@ impl State {
         &mut self,
         reservation: &Reservation,
         is_hole: impl Fn(Subcluster) -> bool,
-    ) -> SmallVec<[HostRun; 1]> {
+    ) -> HostRuns {
         let geometry = self.geometry;
-        let mut unused: SmallVec<[HostRun; 1]> = SmallVec::new();
-        let mut replaced: SmallVec<[HostRun; 1]> = SmallVec::new();
+        let mut unused: HostRuns = SmallVec::new();
+        let mut replaced: HostRuns = SmallVec::new();
         let mut mapped = 0;
         let mut at = reservation.guest.start;
         for host in &reservation.host {
@@ -368,7 +373,7 @@ impl State {
         &mut self,
         reservation: &Reservation,
         is_hole: impl Fn(Subcluster) -> bool,
-    ) -> SmallVec<[HostRun; 1]> {
+    ) -> HostRuns {
         let geometry = self.geometry;
         let replaces = !reservation.taken.is_empty();
         let mut offsets =
@@ -400,11 +405,7 @@ impl State {
         SmallVec::new()
     }
 
-    fn commit_compressed(
-        &mut self,
-        reservation: &Reservation,
-        data: CompressedData,
-    ) -> SmallVec<[HostRun; 1]> {
+    fn commit_compressed(&mut self, reservation: &Reservation, data: CompressedData) -> HostRuns {
         let geometry = self.geometry;
         let cluster = geometry.cluster_of(reservation.guest.start);
         let Ok(old) = self.entry(cluster) else { return SmallVec::new() };
@@ -424,7 +425,7 @@ impl State {
         &mut self,
         reservation: &Reservation,
         is_shared: impl Fn(GuestCluster) -> bool,
-    ) -> SmallVec<[HostRun; 1]> {
+    ) -> HostRuns {
         let mut unused = reservation.taken.clone();
         unused.extend(self.give_back_empty(reservation, is_shared));
         self.unpin(reservation);
@@ -438,9 +439,9 @@ impl State {
         &mut self,
         reservation: &Reservation,
         is_shared: impl Fn(GuestCluster) -> bool,
-    ) -> SmallVec<[HostRun; 1]> {
+    ) -> HostRuns {
         let geometry = self.geometry;
-        let mut unpublished: SmallVec<[HostRun; 1]> = SmallVec::new();
+        let mut unpublished: HostRuns = SmallVec::new();
         let is_placed = reservation.taken.is_empty() && reservation.compressed.is_none();
         if !geometry.has_subclusters() || self.data_file || !is_placed {
             return unpublished;

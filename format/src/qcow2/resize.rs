@@ -24,6 +24,7 @@ impl<S: Storage> Image<S> {
             image.grow_tables(size).await?;
             let old_size = image.size();
             if size < old_size {
+                image.state.borrow_mut().give_up_table_room();
                 image.drop_behind(size, old_size).await?;
             }
             image.flush().await?;

@@ -59,6 +59,8 @@ pub(crate) struct SliceCache<E> {
     referenced: Vec<u64>,
     free: Vec<usize>,
     index: Index,
+    /// How many slices there are in all, held or not.
+    numbers: u64,
     capacity: usize,
     hand: usize,
     dirty: usize,
@@ -78,6 +80,7 @@ impl<E: Entry> SliceCache<E> {
             referenced: vec![],
             free: vec![],
             index: Index::new(numbers, capacity),
+            numbers,
             capacity,
             hand: 0,
             dirty: 0,
@@ -86,8 +89,9 @@ impl<E: Entry> SliceCache<E> {
         }
     }
 
-    pub fn capacity(&self) -> usize {
-        self.capacity
+    /// Whether so many slices are dirty that little room is left for others.
+    pub fn is_crowded(&self) -> bool {
+        self.dirty > self.capacity / 2 && self.numbers > self.capacity as u64
     }
 
     pub fn dirty(&self) -> usize {
@@ -140,6 +144,8 @@ impl<E: Entry> SliceCache<E> {
         if self.contains(key) {
             return;
         }
+        // The disk may have grown.
+        self.numbers = self.numbers.max(key.saturating_add(1));
         let slot = Some(Slot { key, dirty: false, pins: 0 });
         let place = match self.free.pop() {
             Some(place) => {

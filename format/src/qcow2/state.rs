@@ -58,6 +58,8 @@ pub(crate) struct State {
     pub tables: Option<Reached>,
     /// No cluster below is free.
     pub free_hint: HostCluster,
+    /// Free clusters that are kept for tables.
+    pub table_room: HostRun,
     /// Host clusters from here on must not be allocated.
     pub limit: HostCluster,
     /// Host clusters in use; exact for caches that were opened to be filled.
@@ -119,11 +121,7 @@ impl State {
     /// refers to were counted for each of them when the snapshot was made.
     fn copy_table(&mut self, index: u64) -> Result<bool, Stop> {
         let old = self.geometry.host_cluster(self.l2_table(index)?);
-        let mut free = self.find_free(1)?;
-        if free.found == 0 {
-            return Ok(false);
-        }
-        let table = take_first(&mut self.take(&mut free, 1)?);
+        let Some(table) = self.take_table()? else { return Ok(false) };
         self.point_to_table(index, table);
         self.freed.push(Freed::reference(old..old + 1));
         self.geometry.slices_of_table(index).for_each(|slice| self.l2.mark_dirty(slice));
@@ -192,7 +190,7 @@ pub(super) fn push_run<T: PartialOrd, A: Array<Item = Range<T>>>(runs: &mut Smal
 }
 
 /// Takes the first cluster off runs that are not empty.
-pub(super) fn take_first(runs: &mut SmallVec<[HostRun; 1]>) -> HostCluster {
+pub(super) fn take_first(runs: &mut HostRuns) -> HostCluster {
     let Some(first) = runs.first_mut() else { return HostCluster(0) };
     let cluster = first.start;
     first.start += 1;

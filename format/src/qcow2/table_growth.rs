@@ -68,7 +68,7 @@ impl<S: Storage> Image<S> {
     async fn grow(&self) -> Result<()> {
         // The new table is to point at nothing that a power cut could still lose.
         loop {
-            self.publish_pending(true).await?;
+            self.publish_refcounts().await?;
             if self.state.borrow().refcount_table_dirty.is_empty() {
                 break;
             }

@@ -3,7 +3,7 @@
 use super::freeing::Freed;
 use super::geometry::*;
 use super::mapping::{ALL_ZERO, L2Entry};
-use super::state::{State, Stop, take_first};
+use super::state::{State, Stop};
 
 /// How far a step that makes zeroes came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,11 +23,7 @@ impl State {
         let geometry = self.geometry;
         let (index, run) = self.within_table(run);
         if self.l2_table(index)? == 0 {
-            let mut free = self.find_free(1)?;
-            if free.found == 0 {
-                return Ok(ZeroStep::NoRoom);
-            }
-            let table = take_first(&mut self.take(&mut free, 1)?);
+            let Some(table) = self.take_table()? else { return Ok(ZeroStep::NoRoom) };
             self.add_table(index, table);
         } else if !self.own_tables(&run)? {
             return Ok(ZeroStep::NoRoom);

@@ -14,10 +14,8 @@ const SMALLEST: usize = 1 << 9;
 const LARGEST: usize = 2 << 20;
 /// Bytes that a thread keeps.
 const KEPT: usize = 8 << 20;
-/// Where the bytes of a small buffer begin: the host takes longer to copy a little to elsewhere.
+/// Where the bytes of a buffer begin: to elsewhere the host takes half as long again to copy.
 const ALIGNMENT: usize = 64;
-/// From this size on it makes no difference.
-const LARGE: usize = 32 << 10;
 /// Powers of two from the smallest to the largest.
 const SIZES: usize = (LARGEST.ilog2() - SMALLEST.ilog2()) as usize + 1;
 
@@ -48,7 +46,7 @@ pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<()>)
 
 /// A buffer in use; on its drop the thread keeps its memory.
 struct Buffer {
-    /// Of a small buffer some more, to align them.
+    /// Some more than the buffer's, to align them.
     bytes: Vec<u8>,
     start: usize,
     len: usize,
@@ -64,9 +62,6 @@ impl Buffer {
             free.bytes -= kept.len();
             Some(kept)
         });
-        if size >= LARGE {
-            return Buffer { bytes: kept.unwrap_or_else(|| vec![0; size]), start: 0, len, size };
-        }
         let bytes = kept.unwrap_or_else(|| vec![0; size + ALIGNMENT]);
         let start = bytes.as_ptr().addr().wrapping_neg() % ALIGNMENT;
         Buffer { bytes, start, len, size }

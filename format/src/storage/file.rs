@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
 use std::thread;
@@ -62,8 +62,14 @@ impl HostFile {
     /// # Errors
     /// If it cannot be opened, or (`WouldBlock`) another process uses it in a way that excludes `access`.
     pub fn open(path: &Path, access: Access) -> io::Result<Self> {
-        let file =
-            OpenOptions::new().read(true).write(matches!(access, Access::Write | Access::Fill)).open(path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(matches!(access, Access::Write | Access::Fill));
+        // When an image was read last is nothing that the host should look at with every request.
+        let file = match options.clone().custom_flags(libc::O_NOATIME).open(path) {
+            // The file is somebody else's.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => options.open(path)?,
+            opened => opened?,
+        };
         if !file.metadata()?.is_file() {
             return Err(io::Error::other("not a regular file"));
         }
