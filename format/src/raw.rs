@@ -1,5 +1,6 @@
 //! Raw images: the disk's bytes, and nothing else.
 
+use crate::byte_range::{length_of, range_at};
 use crate::error::{Blame, Error, Result};
 use crate::storage::{DataKind, Payload, Storage};
 use std::cell::RefCell;
@@ -49,7 +50,7 @@ impl<S: Storage> RawImage<S> {
     }
 
     pub(crate) async fn read(&self, kind: DataKind, range: &Range<u64>) -> Result<S::Payload> {
-        let read = self.storage.read(kind, range.start, range.end - range.start).await;
+        let read = self.storage.read(kind, range.start, length_of(range)).await;
         read.map_err(self.blame.io("reading data", range.start))
     }
 
@@ -90,7 +91,7 @@ impl<S: Storage> RawImage<S> {
         if !self.writable {
             return Err(self.blame.refused("the image is open for reading only"));
         }
-        debug_assert!(offset + data.len() <= self.size);
+        debug_assert!(range_at(offset, data.len()).end <= self.size);
         self.storage.write(offset, &[data]).await.map_err(self.blame.io("writing data", offset))
     }
 
@@ -99,7 +100,7 @@ impl<S: Storage> RawImage<S> {
         if !self.writable {
             return Err(self.refuse("the image is open for reading only"));
         }
-        let discarded = self.storage.discard(range.start, range.end - range.start).await;
+        let discarded = self.storage.discard(range.start, length_of(range)).await;
         discarded.map_err(self.blame.io("discarding data", range.start))
     }
 

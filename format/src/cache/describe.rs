@@ -1,6 +1,7 @@
 //! What a cache image holds, counted from its tables.
 
 use super::BaseIdentity;
+use crate::byte_range::length_of;
 use crate::error::{Blame, Result};
 use crate::qcow2::{ClusterLayout, Image, ImageOptions, Mode};
 use crate::runtime::Runtime;
@@ -50,11 +51,11 @@ pub async fn describe<S: Storage>(storage: S, name: &str, runtime: Rc<dyn Runtim
         blame.refused("this is no cache image: its header has no quota, as `-o cache_img_quota=` gives it")
     })?;
     let usage = image.usage().await?;
-    let (mut cached_bytes, mut zero_bytes, mut position) = (0, 0, 0);
+    let (mut cached_bytes, mut zero_bytes, mut position) = (0u64, 0u64, 0);
     while let Some(extent) = image.next_extent(position).await? {
-        let bytes = extent.range.end - extent.range.start;
-        cached_bytes += bytes;
-        zero_bytes += if extent.is_zero { bytes } else { 0 };
+        let bytes = length_of(&extent.range);
+        cached_bytes = cached_bytes.saturating_add(bytes);
+        zero_bytes = zero_bytes.saturating_add(if extent.is_zero { bytes } else { 0 });
         position = extent.range.end;
     }
     Ok(Description {

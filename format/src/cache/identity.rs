@@ -1,5 +1,6 @@
 //! Recognising the base image of a cache, at a cost that does not grow with the base.
 
+use crate::byte_range::{range_at, round_down};
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::ops::Range;
@@ -8,6 +9,7 @@ use std::ops::Range;
 const END_BYTES: u64 = 64 << 10;
 /// Blocks between the ends that enter the digest, evenly spread.
 const SAMPLES: u64 = 32;
+const LAST_SAMPLE: u128 = SAMPLES as u128 - 1;
 /// Bytes of each of them.
 const SAMPLE_BYTES: u64 = 4096;
 
@@ -104,12 +106,12 @@ pub(crate) fn sample_ranges(length: u64) -> Vec<Range<u64>> {
     if length <= 2 * END_BYTES + SAMPLES * SAMPLE_BYTES {
         return if length == 0 { vec![] } else { vec![Range { start: 0, end: length }] };
     }
-    let between = length - 2 * END_BYTES;
+    let between = length.saturating_sub(2 * END_BYTES);
     let samples = (0..SAMPLES).map(|i| {
         // Through u128: a base may be close to 2^63 bytes long.
-        let at = (u128::from(between - SAMPLE_BYTES) * u128::from(i) / u128::from(SAMPLES - 1)) as u64;
-        let start = (END_BYTES + at) / 512 * 512;
-        start..start + SAMPLE_BYTES
+        let at = u128::from(between.saturating_sub(SAMPLE_BYTES)).saturating_mul(u128::from(i)) / LAST_SAMPLE;
+        range_at(round_down(END_BYTES.saturating_add(at as u64), 512), SAMPLE_BYTES)
     });
-    std::iter::once(0..END_BYTES).chain(samples).chain(std::iter::once(length - END_BYTES..length)).collect()
+    let end = length.saturating_sub(END_BYTES)..length;
+    std::iter::once(0..END_BYTES).chain(samples).chain(std::iter::once(end)).collect()
 }

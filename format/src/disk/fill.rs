@@ -1,6 +1,7 @@
 //! Copy-on-read: filling a cache with what is read through it.
 
 use super::{Piece, Stack};
+use crate::byte_range::length_of;
 use crate::qcow2::{Image, InFlight, Progress, Reservation, Subcluster};
 use crate::storage::{DataKind, Storage};
 use std::ops::Range;
@@ -19,10 +20,10 @@ impl<S: Storage> Stack<S> {
         let stack = self.clone();
         self.runtime.spawn(Box::pin(async move {
             let range = cache.bytes_of(&record.guest);
-            let bytes = range.end - range.start;
-            stack.copying.set(stack.copying.get() + bytes);
+            let bytes = length_of(&range);
+            stack.copying.update(|copying| copying.saturating_add(bytes));
             stack.fill(number, &cache, &record, reservation).await;
-            stack.copying.set(stack.copying.get() - bytes);
+            stack.copying.update(|copying| copying.saturating_sub(bytes));
         }));
     }
 
@@ -34,7 +35,7 @@ impl<S: Storage> Stack<S> {
         reservation: Reservation,
     ) {
         let range = cache.bytes_of(&record.guest);
-        let pieces = match self.read(number + 1, range.clone(), DataKind::Guest).await {
+        let pieces = match self.read(number.saturating_add(1), range.clone(), DataKind::Guest).await {
             Ok(pieces) => pieces,
             Err(error) => {
                 *record.progress.borrow_mut() = Progress::Failed(error);
@@ -67,7 +68,7 @@ impl<S: Storage> Stack<S> {
             Ok(()) => cache.commit(record, reservation, is_hole).await,
             Err(_) => {
                 // The guest has its data; only the copy is lost.
-                cache.failed_fills.set(cache.failed_fills.get() + 1);
+                cache.failed_fills.update(|fills| fills.saturating_add(1));
                 cache.abandon(record, reservation).await;
             }
         }

@@ -1,6 +1,7 @@
 //! Where the bytes of a disk lie: in which layer, and where in its file.
 
 use super::{Disk, Layer, Stack};
+use crate::byte_range::length_of;
 use crate::error::Result;
 use crate::qcow2::{Image, Kind};
 use crate::storage::Storage;
@@ -41,10 +42,10 @@ impl MapExtent {
 
     /// Whether `next`, which begins where this ends, goes on in the same way and at the next byte of the file.
     pub fn goes_on_in(&self, next: &MapExtent) -> bool {
-        let length = self.range.end - self.range.start;
+        let length = length_of(&self.range);
         let expected = MapExtent {
             range: next.range.clone(),
-            offset: self.offset.map(|offset| offset + length),
+            offset: self.offset.map(|offset| offset.saturating_add(length)),
             ..self.clone()
         };
         expected == *next
@@ -58,9 +59,8 @@ impl<S: Storage> Disk<S> {
     /// # Errors
     /// If the range goes beyond the disk, a layer is damaged there, or a storage fails.
     pub async fn map(&self, offset: u64, len: u64, most: usize) -> Result<Vec<MapExtent>> {
-        self.check(offset, len)?;
+        let mut rest = self.check(offset, len)?;
         let mut extents: Vec<MapExtent> = Vec::new();
-        let mut rest = offset..offset + len;
         while !rest.is_empty() {
             let extent = self.stack.map(rest.clone()).await?;
             rest.start = extent.range.end;
@@ -100,7 +100,7 @@ impl<S: Storage> Stack<S> {
             if let Some(extent) = extent {
                 return Ok(extent);
             }
-            let below = self.layers.get(depth + 1).map_or(0, |layer| layer.size());
+            let below = self.layers.get(depth.saturating_add(1)).map_or(0, |layer| layer.size());
             if below <= range.start {
                 return Ok(MapExtent::nothing(range, depth));
             }
@@ -118,16 +118,21 @@ async fn map_image<S: Storage>(
 ) -> Result<(u64, Option<MapExtent>)> {
     let run = image.map(range).await?;
     let part = image.bytes_before(range, run.end);
-    let within = part.start % image.subcluster_size();
+    let within = image.within_subcluster(part.start);
     let end = part.end;
     let present = MapExtent { is_present: true, ..MapExtent::nothing(part, depth) };
     let extent = match run.kind {
         Kind::Absent => return Ok((end, None)),
         Kind::Zero => present,
-        Kind::ZeroAllocated { offset, .. } => MapExtent { offset: Some(offset + within), ..present },
-        Kind::Data { offset, .. } => {
-            MapExtent { is_zero: false, is_data: true, offset: Some(offset + within), ..present }
+        Kind::ZeroAllocated { offset, .. } => {
+            MapExtent { offset: Some(offset.saturating_add(within)), ..present }
         }
+        Kind::Data { offset, .. } => MapExtent {
+            is_zero: false,
+            is_data: true,
+            offset: Some(offset.saturating_add(within)),
+            ..present
+        },
         Kind::Compressed(_) => MapExtent { is_zero: false, is_data: true, is_compressed: true, ..present },
     };
     Ok((end, Some(extent)))

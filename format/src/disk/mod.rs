@@ -4,8 +4,10 @@
 mod fill;
 mod identity;
 mod map;
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod read;
 mod verify;
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod write;
 mod zero;
 
@@ -13,6 +15,7 @@ pub use identity::identify;
 pub use map::MapExtent;
 pub use verify::Verification;
 
+use crate::byte_range::length_of;
 use crate::error::{Error, Result};
 use crate::qcow2::{Image, Mode};
 use crate::raw::RawImage;
@@ -86,14 +89,14 @@ impl<P: Payload> Piece<P> {
     }
 
     fn into_payload(self) -> P {
-        let len = self.range.end - self.range.start;
+        let len = length_of(&self.range);
         self.data.unwrap_or_else(|| P::zeroed(len))
     }
 
     pub fn payload(&self) -> P {
         match &self.data {
             Some(data) => data.clone(),
-            None => P::zeroed(self.range.end - self.range.start),
+            None => P::zeroed(length_of(&self.range)),
         }
     }
 
@@ -107,10 +110,11 @@ impl<P: Payload> Piece<P> {
             if common == self.range {
                 return data.clone();
             }
-            let part = data.slice(common.start - self.range.start..common.end - self.range.start);
+            let within = |at: u64| at.saturating_sub(self.range.start);
+            let part = data.slice(within(common.start)..within(common.end));
             match part.bytes() {
                 // Whoever keeps a small part, such as an answer that waits, shall not keep the whole.
-                Some(bytes) if 2 * part.len() <= data.len() => P::copy_from(bytes),
+                Some(bytes) if part.len() <= data.len() / 2 => P::copy_from(bytes),
                 _ => part,
             }
         });
@@ -137,6 +141,13 @@ struct Stack<S: Storage> {
     filling: Filling,
     /// Bytes of copies under way.
     copying: Cell<u64>,
+}
+
+impl<S: Storage> Stack<S> {
+    #[expect(clippy::indexing_slicing, reason = "a disk without a layer is refused when it is made")]
+    fn top(&self) -> &Rc<Layer<S>> {
+        &self.layers[0]
+    }
 }
 
 /// A stack of layers as a guest sees it: one disk with the size of its top layer. Clones are the same disk.
@@ -168,7 +179,7 @@ impl<S: Storage> Disk<S> {
 
     /// Bytes of the disk.
     pub fn size(&self) -> u64 {
-        self.stack.layers[0].size()
+        self.stack.top().size()
     }
 
     /// The layers, top first.
@@ -181,14 +192,14 @@ impl<S: Storage> Disk<S> {
     /// # Errors
     /// If the range goes beyond the disk, a layer is damaged there, or a storage fails.
     pub async fn read(&self, offset: u64, len: u64) -> Result<S::Payload> {
-        self.check(offset, len)?;
-        Ok(Piece::join(self.stack.read(0, offset..offset + len, crate::storage::DataKind::Guest).await?))
+        let range = self.check(offset, len)?;
+        Ok(Piece::join(self.stack.read(0, range, crate::storage::DataKind::Guest).await?))
     }
 
     /// Reads `len` bytes at `offset` as pieces in order that cover the range; those without data are zeroes.
     pub(crate) async fn read_pieces(&self, offset: u64, len: u64) -> Result<read::Pieces<S::Payload>> {
-        self.check(offset, len)?;
-        self.stack.read(0, offset..offset + len, crate::storage::DataKind::Guest).await
+        let range = self.check(offset, len)?;
+        self.stack.read(0, range, crate::storage::DataKind::Guest).await
     }
 
     /// Where a range holds data and where it is known to read as zeroes, without reading any data: at most `most`
@@ -197,8 +208,8 @@ impl<S: Storage> Disk<S> {
     /// # Errors
     /// If the range goes beyond the disk, a layer is damaged there, or a storage fails.
     pub async fn extents(&self, offset: u64, len: u64, most: usize) -> Result<Vec<Extent>> {
-        self.check(offset, len)?;
-        self.stack.extents(offset..offset + len, most).await
+        let range = self.check(offset, len)?;
+        self.stack.extents(range, most).await
     }
 
     /// Writes `data` at `offset`. Dropping the future cancels no part that has begun.
@@ -235,8 +246,8 @@ impl<S: Storage> Disk<S> {
     /// # Errors
     /// As [`write`](Self::write).
     pub async fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
-        self.check(offset, len)?;
-        self.stack.write_zeroes(offset..offset + len, false).await
+        let range = self.check(offset, len)?;
+        self.stack.write_zeroes(range, false).await
     }
 
     /// Makes `len` bytes at `offset` read as zeroes, and gives the room of whole clusters back.
@@ -244,8 +255,8 @@ impl<S: Storage> Disk<S> {
     /// # Errors
     /// As [`write`](Self::write).
     pub async fn write_zeroes_unmapped(&self, offset: u64, len: u64) -> Result<()> {
-        self.check(offset, len)?;
-        self.stack.write_zeroes(offset..offset + len, true).await
+        let range = self.check(offset, len)?;
+        self.stack.write_zeroes(range, true).await
     }
 
     /// Says that `len` bytes at `offset` are needed no more: whole clusters of theirs read as zeroes and give their room
@@ -254,8 +265,8 @@ impl<S: Storage> Disk<S> {
     /// # Errors
     /// As [`write`](Self::write).
     pub async fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        self.check(offset, len)?;
-        self.stack.discard(offset..offset + len).await
+        let range = self.check(offset, len)?;
+        self.stack.discard(range).await
     }
 
     /// Makes the disk larger or smaller, by that of its top layer, a qcow2 image. What a larger one has more reads as
@@ -278,7 +289,7 @@ impl<S: Storage> Disk<S> {
                 cache.publish_in_background();
             }
         }
-        match &*self.stack.layers[0] {
+        match &**self.stack.top() {
             Layer::Raw(raw) => raw.flush().await,
             Layer::Qcow2(image) => image.flush().await,
         }
@@ -300,11 +311,12 @@ impl<S: Storage> Disk<S> {
         Ok(())
     }
 
-    fn check(&self, offset: u64, length: u64) -> Result<()> {
+    /// The range of a request, which must lie on the disk.
+    fn check(&self, offset: u64, length: u64) -> Result<Range<u64>> {
         let size = self.size();
-        if offset.checked_add(length).is_some_and(|end| end <= size) {
-            return Ok(());
+        if let Some(end) = offset.checked_add(length).filter(|end| *end <= size) {
+            return Ok(offset..end);
         }
-        Err(Error::BeyondDisk { image: self.stack.layers[0].name(), offset, length, size })
+        Err(Error::BeyondDisk { image: self.stack.top().name(), offset, length, size })
     }
 }

@@ -1,6 +1,7 @@
 //! Holding what a cache keeps against what lies below it.
 
 use super::{Disk, Layer, Piece, Stack};
+use crate::byte_range::{length_of, range_at};
 use crate::error::{Blame, Result};
 use crate::storage::{DataKind, Payload, Storage};
 use bytes::Bytes;
@@ -44,7 +45,7 @@ impl<S: Storage<Payload = Bytes>> Disk<S> {
     /// If the top layer is no cache image, its tables are damaged, or something cannot be read. That data
     /// differs is no error.
     pub async fn verify(&self, mut progress: impl FnMut(u64)) -> Result<Verification> {
-        let top = &self.stack.layers[0];
+        let top = self.stack.top();
         let cache = match &**top {
             Layer::Qcow2(image) if image.header().cache().is_some() => image,
             _ => return Err(Blame(top.name()).refused("this is no cache image: its header has no quota")),
@@ -53,11 +54,9 @@ impl<S: Storage<Payload = Bytes>> Disk<S> {
         let mut found = Found::default();
         let mut position = 0;
         while let Some(extent) = cache.next_extent(position).await? {
-            let end = extent.range.end.min(extent.range.start + STEP);
+            let end = extent.range.end.min(extent.range.start.saturating_add(STEP));
             let range = extent.range.start..end;
-            let bytes = end - range.start;
-            found.verification.compared_bytes += bytes;
-            found.verification.zero_bytes += if extent.is_zero { bytes } else { 0 };
+            found.count(length_of(&range), extent.is_zero);
             let cached = self.stack.content(0, range.clone()).await?;
             let below = self.stack.content(1, range.clone()).await?;
             if cached != below {
@@ -86,23 +85,30 @@ struct Found {
 }
 
 impl Found {
+    /// Counts bytes that are compared.
+    fn count(&mut self, bytes: u64, are_zero: bool) {
+        let found = &mut self.verification;
+        found.compared_bytes = found.compared_bytes.saturating_add(bytes);
+        found.zero_bytes = found.zero_bytes.saturating_add(if are_zero { bytes } else { 0 });
+    }
+
     /// Adds the clusters of `range` that differ.
     fn compare(&mut self, range: Range<u64>, cached: &[u8], below: &[u8], cluster_size: u64) {
         let size = cluster_size as usize;
-        for (number, (cached, below)) in (0..).zip(cached.chunks(size).zip(below.chunks(size))) {
+        let clusters = cached.chunks(size).zip(below.chunks(size));
+        for (start, (cached, below)) in range.step_by(size).zip(clusters) {
             if cached != below {
-                let start = range.start + number * cluster_size;
-                self.add(start..start + cached.len() as u64);
+                self.add(range_at(start, cached.len() as u64));
             }
         }
     }
 
     fn add(&mut self, cluster: Range<u64>) {
         let found = &mut self.verification;
-        found.wrong_bytes += cluster.end - cluster.start;
+        found.wrong_bytes = found.wrong_bytes.saturating_add(length_of(&cluster));
         let goes_on = self.end.replace(cluster.end) == Some(cluster.start);
         if !goes_on {
-            found.wrong_ranges += 1;
+            found.wrong_ranges = found.wrong_ranges.saturating_add(1);
         }
         let kept = found.wrong.len();
         match found.wrong.last_mut() {

@@ -2,6 +2,7 @@
 
 use super::write::writable;
 use super::{Layer, Stack};
+use crate::byte_range::{length_of, round_down};
 use crate::error::Result;
 use crate::storage::{Payload, Storage};
 use std::ops::Range;
@@ -10,16 +11,16 @@ use std::rc::Rc;
 impl<S: Storage> Stack<S> {
     /// Makes a range read as zeroes; `unmap` says that host clusters may be given back.
     pub(super) async fn write_zeroes(self: &Rc<Self>, range: Range<u64>, unmap: bool) -> Result<()> {
-        let image = match &*self.layers[0] {
+        let image = match &**self.top() {
             Layer::Qcow2(image) if writable(image)?.header().version >= 3 && !image.has_data_file() => image,
             _ => return self.write_explicit_zeroes(range).await,
         };
         let unit = image.subcluster_size();
-        let first = range.start.div_ceil(unit) * unit;
+        let first = range.start.next_multiple_of(unit);
         // The last subcluster of a disk may be cut short: what lies beyond it does not matter.
         let last = match range.end == image.size() {
-            true => range.end.div_ceil(unit) * unit,
-            false => range.end / unit * unit,
+            true => range.end.next_multiple_of(unit),
+            false => round_down(range.end, unit),
         };
         if first > last {
             return self.write_explicit_zeroes(range).await;
@@ -37,8 +38,8 @@ impl<S: Storage> Stack<S> {
         const CHUNK: u64 = 1 << 20;
         let mut at = range.start;
         while at < range.end {
-            let end = range.end.min(at + CHUNK);
-            self.write(at, S::Payload::zeroed(end - at)).await?;
+            let end = range.end.min(at.saturating_add(CHUNK));
+            self.write(at, S::Payload::zeroed(length_of(&(at..end)))).await?;
             at = end;
         }
         Ok(())
@@ -47,13 +48,16 @@ impl<S: Storage> Stack<S> {
     /// Takes the data of the whole clusters of a range away: they read as zeroes, or stay as they are where the image
     /// cannot say so. The rest of the range stays as it is.
     pub(super) async fn discard(self: &Rc<Self>, range: Range<u64>) -> Result<()> {
-        let image = match &*self.layers[0] {
+        let image = match &**self.top() {
             Layer::Qcow2(image) => writable(image)?,
             Layer::Raw(raw) => return raw.discard(&range).await,
         };
         let size = image.cluster_size();
-        let first = range.start.div_ceil(size) * size;
-        let last = if range.end == image.size() { range.end.div_ceil(size) } else { range.end / size } * size;
+        let first = range.start.next_multiple_of(size);
+        let last = match range.end == image.size() {
+            true => range.end.next_multiple_of(size),
+            false => round_down(range.end, size),
+        };
         // What lies in an external data file stays: what the file holds is what its reader sees.
         if first < last && !image.has_data_file() {
             image.discard_clusters(image.subclusters(&(first..last)), self.layers.len() > 1).await?;
@@ -64,7 +68,7 @@ impl<S: Storage> Stack<S> {
 
     /// See [`Disk::resize`](super::Disk::resize).
     pub(super) async fn resize(self: &Rc<Self>, size: u64) -> Result<()> {
-        let image = match &*self.layers[0] {
+        let image = match &**self.top() {
             Layer::Qcow2(image) => writable(image)?,
             Layer::Raw(raw) => return Err(raw.refuse("a raw image gets another size from the host")),
         };

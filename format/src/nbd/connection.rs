@@ -108,8 +108,8 @@ pub(super) struct Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.load.bytes.set(self.load.bytes.get() - self.bytes);
-        self.load.requests.set(self.load.requests.get() - 1);
+        self.load.bytes.update(|bytes| bytes.saturating_sub(self.bytes));
+        self.load.requests.update(|requests| requests.saturating_sub(1));
         self.load.eased.notify();
     }
 }
@@ -133,9 +133,10 @@ impl Load {
     /// Waits for room for `bytes` more, at most [`OWN_SHARE`].
     pub async fn admit(self: &Rc<Self>, bytes: u64) -> Share {
         debug_assert!(bytes <= OWN_SHARE);
-        self.until(|| self.bytes.get() + bytes <= OWN_SHARE && self.requests.get() < MAX_REQUESTS).await;
-        self.bytes.set(self.bytes.get() + bytes);
-        self.requests.set(self.requests.get() + 1);
+        let with_it = || self.bytes.get().saturating_add(bytes);
+        self.until(|| with_it() <= OWN_SHARE && self.requests.get() < MAX_REQUESTS).await;
+        self.bytes.set(with_it());
+        self.requests.update(|requests| requests.saturating_add(1));
         Share { load: self.clone(), bytes }
     }
 }

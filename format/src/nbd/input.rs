@@ -23,23 +23,22 @@ impl Input {
 
     /// Reads `N` bytes; `None` if the client hangs up before the first of them.
     pub async fn array<const N: usize>(&mut self) -> io::Result<Option<[u8; N]>> {
-        while self.end - self.start < N {
-            if self.start + N > self.buffer.len() {
-                self.buffer.copy_within(self.start..self.end, 0);
-                (self.start, self.end) = (0, self.end - self.start);
+        loop {
+            if let Some(array) = self.buffered().first_chunk().copied() {
+                self.consume(N);
+                return Ok(Some(array));
             }
-            let (end, buffer) = (self.end, &mut self.buffer);
-            let read =
-                self.socket.when_readable(|mut socket: &Stream| socket.read(&mut buffer[end..])).await?;
+            if self.start.saturating_add(N) > self.buffer.len() {
+                self.buffer.copy_within(self.start..self.end, 0);
+                (self.start, self.end) = (0, self.buffered().len());
+            }
+            let room = self.buffer.get_mut(self.end..).unwrap_or_default();
+            let read = self.socket.when_readable(|mut socket: &Stream| socket.read(room)).await?;
             if read == 0 {
                 return if self.start == self.end { Ok(None) } else { Err(hung_up()) };
             }
-            self.end += read;
+            self.end = self.end.saturating_add(read);
         }
-        let mut array = [0; N];
-        array.copy_from_slice(&self.buffer[self.start..self.start + N]);
-        self.consume(N);
-        Ok(Some(array))
     }
 
     /// Reads `N` bytes that have to come.
@@ -51,31 +50,34 @@ impl Input {
     pub async fn bytes(&mut self, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         let mut filled = self.take_buffered(&mut bytes);
-        while filled < len {
-            let rest = &mut bytes[filled..];
+        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             let read = self.socket.when_readable(|mut socket: &Stream| socket.read(rest)).await?;
             if read == 0 {
                 return Err(hung_up());
             }
-            filled += read;
+            filled = filled.saturating_add(read);
         }
         Ok(bytes)
     }
 
     /// Whether the next bytes are at hand.
     pub fn is_buffered(&self, len: usize) -> bool {
-        self.end - self.start >= len
+        self.buffered().len() >= len
+    }
+
+    fn buffered(&self) -> &[u8] {
+        self.buffer.get(self.start..self.end).unwrap_or_default()
     }
 
     fn take_buffered(&mut self, into: &mut [u8]) -> usize {
-        let count = into.len().min(self.end - self.start);
-        into[..count].copy_from_slice(&self.buffer[self.start..self.start + count]);
+        // Out of memory, this never fails.
+        let count = self.buffered().read(into).unwrap_or(0);
         self.consume(count);
         count
     }
 
     fn consume(&mut self, count: usize) {
-        self.start += count;
+        self.start = self.start.saturating_add(count);
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }

@@ -42,7 +42,7 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
             // Taken to its end in any case: the next request comes behind it.
             let payload = Bytes::from(input.bytes(length as usize).await?);
             if result.is_ok() {
-                result = disk.write(request.offset + at, payload).await.map_err(Failure::from);
+                result = disk.write(request.offset.saturating_add(at), payload).await.map_err(Failure::from);
             }
             let_others_go_on().await;
         }
@@ -75,7 +75,7 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
             if self.output.has_failed() {
                 return Ok(());
             }
-            match self.export.disk.read_pieces(request.offset + at, length).await {
+            match self.export.disk.read_pieces(request.offset.saturating_add(at), length).await {
                 Ok(read) => self.output.push(self.piece_of_answer(request, at, &read), Some(share)),
                 Err(error) => {
                     let failure = Failure::from(error);
@@ -101,11 +101,11 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
     fn piece_of_answer(&self, request: &Request, at: u64, read: &[Piece<Bytes>]) -> Parts {
         if !self.is_announced(request) {
             let end = read.last().map_or(0, |piece| piece.range.end);
-            return chunks(request, read, end == request.offset + u64::from(request.length));
+            return chunks(request, read, end == request.range().end);
         }
         let mut parts = Parts::new();
         if at == 0 {
-            let (place, payload) = (request.offset.to_be_bytes(), 8 + request.length);
+            let (place, payload) = (request.offset.to_be_bytes(), request.length.saturating_add(8));
             parts.push(Part::Small(match self.structured {
                 true => Small::chunk(chunk::DONE, chunk::OFFSET_DATA, request.cookie, payload, &place),
                 false => Small::simple_reply(0, request.cookie),
@@ -119,11 +119,12 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
 /// Where the pieces of a request begin, from its own begin on, and their lengths.
 fn pieces(request: &Request) -> impl Iterator<Item = (u64, u64)> {
     let (offset, length) = (request.offset, u64::from(request.length));
-    let mut at = 0;
+    let mut at = 0u64;
     std::iter::from_fn(move || {
         // The range may be wrong, and end beyond all numbers.
-        let piece = (PIECE - offset.wrapping_add(at) % PIECE).min(length - at);
-        at += piece;
-        (piece > 0).then_some((at - piece, piece))
+        let to_end = PIECE.saturating_sub(offset.wrapping_add(at) % PIECE);
+        let (begin, piece) = (at, to_end.min(length.saturating_sub(at)));
+        at = at.saturating_add(piece);
+        (piece > 0).then_some((begin, piece))
     })
 }

@@ -209,8 +209,9 @@ impl<'a, S: Storage<Payload = Bytes>> Negotiation<'a, S> {
 
     async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut sent = 0;
-        while sent < bytes.len() {
-            sent += self.socket.when_writable(|mut socket: &Stream| socket.write(&bytes[sent..])).await?;
+        while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
+            let count = self.socket.when_writable(|mut socket: &Stream| socket.write(rest)).await?;
+            sent = count.saturating_add(sent);
         }
         Ok(())
     }
@@ -228,7 +229,7 @@ fn transmission_flags<S: Storage<Payload = Bytes>>(export: &Export<S>, structure
 fn parse_info(data: &[u8]) -> Option<(&[u8], Vec<u16>)> {
     let (name, rest) = parse_string(data)?;
     let (count, rest) = take::<2>(rest)?;
-    let wanted: Vec<u16> = rest.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
+    let wanted: Vec<u16> = rest.as_chunks().0.iter().map(|pair| u16::from_be_bytes(*pair)).collect();
     (rest.len() == 2 * usize::from(u16::from_be_bytes(count))).then_some((name, wanted))
 }
 

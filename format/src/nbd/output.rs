@@ -109,7 +109,7 @@ impl Output {
             if count == 0 {
                 return Err(io::Error::from(io::ErrorKind::WriteZero));
             }
-            sent = self.drop_sent(sent + count);
+            sent = self.drop_sent(count.saturating_add(sent));
         }
     }
 
@@ -120,8 +120,8 @@ impl Output {
         let mut skip = sent;
         for part in replies.iter().flat_map(|reply| &reply.parts) {
             let bytes = part.as_slice();
-            if skip < bytes.len() {
-                slices.push(IoSlice::new(&bytes[skip..]));
+            if let Some(rest) = bytes.get(skip..).filter(|rest| !rest.is_empty()) {
+                slices.push(IoSlice::new(rest));
                 if slices.len() == MAX_PARTS {
                     break;
                 }
@@ -137,10 +137,8 @@ impl Output {
         let mut replies = self.replies.borrow_mut();
         while let Some(reply) = replies.front() {
             let length: usize = reply.parts.iter().map(|part| part.as_slice().len()).sum();
-            if sent < length {
-                break;
-            }
-            sent -= length;
+            let Some(rest) = sent.checked_sub(length) else { break };
+            sent = rest;
             done.extend(replies.pop_front());
         }
         // What they held may wake others, once the list is free.

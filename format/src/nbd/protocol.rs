@@ -2,6 +2,9 @@
 //!
 //! Source: `doc/proto.md` of the NBD project. All integers are big-endian.
 
+use crate::byte_range::range_at;
+use std::ops::Range;
+
 pub(super) const INIT_MAGIC: u64 = 0x4e42_444d_4147_4943;
 pub(super) const OPTION_MAGIC: u64 = 0x4948_4156_454f_5054;
 pub(super) const OPTION_REPLY_MAGIC: u64 = 0x0003_e889_0455_65a9;
@@ -168,6 +171,11 @@ impl Request {
         })
     }
 
+    /// The bytes of the disk that it concerns, should they lie there.
+    pub fn range(&self) -> Range<u64> {
+        range_at(self.offset, self.length.into())
+    }
+
     pub fn has(&self, flag: u16) -> bool {
         self.flags & flag != 0
     }
@@ -192,13 +200,17 @@ impl Small {
     }
 
     fn push(mut self, bytes: &[u8]) -> Self {
-        self.bytes[self.len..self.len + bytes.len()].copy_from_slice(bytes);
-        self.len += bytes.len();
+        let end = self.len.saturating_add(bytes.len());
+        debug_assert!(end <= self.bytes.len());
+        if let Some(place) = self.bytes.get_mut(self.len..end) {
+            place.copy_from_slice(bytes);
+            self.len = end;
+        }
         self
     }
 
     pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        self.bytes.get(..self.len).unwrap_or_default()
     }
 
     /// The header of a reply without structure.

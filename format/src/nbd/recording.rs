@@ -46,17 +46,15 @@ impl Recorder {
             self.failed.get_or_insert_with(full);
             return;
         }
-        self.requests += 1;
+        self.requests = self.requests.saturating_add(1);
         // The first to be answered need not have been the first to be issued: times count from an origin before.
         let begin = *self.begin.get_or_insert_with(|| start.checked_sub(HEAD_START).unwrap_or(start));
         let since = |at: Instant| nanoseconds(at.saturating_duration_since(begin));
         let mut entry = [0; ENTRY];
-        let (numbers, _) = entry.as_chunks_mut::<8>();
-        numbers[0] = since(start).to_le_bytes();
-        numbers[1] = since(end).to_le_bytes();
-        numbers[2] = offset.to_le_bytes();
-        numbers[3] = length.to_le_bytes();
-        entry[ENTRY - 1] = op as u8;
+        let (numbers, last) = entry.as_chunks_mut();
+        let values = [since(start), since(end), offset, length];
+        numbers.iter_mut().zip(values).for_each(|(place, value)| *place = value.to_le_bytes());
+        last.fill(op as u8);
         if let Err(error) = self.file.write_all(&entry) {
             self.failed = Some(error);
         }
@@ -78,17 +76,18 @@ impl Recorder {
         let mut entry = [0; ENTRY];
         for _ in 0..self.requests {
             file.read_exact(&mut entry)?;
-            let mut numbers =
-                entry.chunks_exact(8).map(|bytes| bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b)));
+            let (numbers, last) = entry.as_chunks();
+            let mut numbers = numbers.iter().map(|bytes| u64::from_le_bytes(*bytes));
             let mut next = || numbers.next().unwrap_or_default();
             let (start, end) = (Duration::from_nanos(next()), Duration::from_nanos(next()));
-            let op = Op::ALL[usize::from(entry[ENTRY - 1])];
+            let op = last.first().and_then(|op| Op::ALL.get(usize::from(*op)).copied());
+            let op = op.ok_or(io::ErrorKind::InvalidData)?;
             requests.push(Request { start, end, op, offset: next(), length: next() });
         }
         requests.sort_by_key(|request| request.start);
         let first = requests.first().map(|request| request.start).unwrap_or_default();
         // Whole microseconds, as in a file: what is kept is what would be read back.
-        let micros = |at: Duration| Duration::from_micros((at - first).as_micros() as u64);
+        let micros = |at: Duration| Duration::from_micros(at.saturating_sub(first).as_micros() as u64);
         for request in &mut requests {
             (request.start, request.end) = (micros(request.start), micros(request.end));
         }
@@ -98,7 +97,7 @@ impl Recorder {
 
 /// For five centuries; 128 bits, as the standard library takes, cost more.
 fn nanoseconds(duration: Duration) -> u64 {
-    duration.as_secs() * 1_000_000_000 + u64::from(duration.subsec_nanos())
+    duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()))
 }
 
 /// No request is in flight for as long as this.

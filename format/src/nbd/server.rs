@@ -206,11 +206,11 @@ impl<S: Storage<Payload = Bytes>> Server<S> {
     /// Serves one client, as a task.
     pub fn connect(self: &Rc<Self>, stream: Stream) {
         let server = self.clone();
-        self.connections.set(self.connections.get() + 1);
+        self.connections.update(|connections| connections.saturating_add(1));
         self.runtime.spawn(Box::pin(async move {
             // A client that breaks the protocol loses its connection; nobody else is harmed.
             let _ = connection::run(&server, stream).await;
-            server.connections.set(server.connections.get() - 1);
+            server.connections.update(|connections| connections.saturating_sub(1));
             server.connection_ended.notify();
         }));
     }

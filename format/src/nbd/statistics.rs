@@ -16,6 +16,7 @@ pub struct Tally {
 }
 
 impl Tally {
+    #[expect(clippy::expect_used, reason = "the number of digits is a constant that a histogram takes")]
     fn new() -> Self {
         let latencies = Histogram::new(2).expect("two significant digits are within a histogram's bounds");
         Tally { requests: 0, bytes: 0, latencies }
@@ -48,7 +49,7 @@ impl Default for Statistics {
 impl Statistics {
     /// What was served of one operation.
     pub fn of(&self, op: Op) -> Tally {
-        self.tallies.borrow()[op as usize].clone()
+        self.tallies.borrow().get(op as usize).cloned().unwrap_or_else(Tally::new)
     }
 
     /// Requests that failed because the storage did, or was full.
@@ -62,14 +63,15 @@ impl Statistics {
     }
 
     pub(super) fn fail(&self, problem: &str) {
-        self.failures.set(self.failures.get() + 1);
+        self.failures.update(|failures| failures.saturating_add(1));
         *self.last_failure.borrow_mut() = Some(problem.to_owned());
     }
 
     pub(super) fn count(&self, op: Op, bytes: u64, latency: Duration) {
-        let tally = &mut self.tallies.borrow_mut()[op as usize];
-        tally.requests += 1;
-        tally.bytes += bytes;
+        let mut tallies = self.tallies.borrow_mut();
+        let Some(tally) = tallies.get_mut(op as usize) else { return };
+        tally.requests = tally.requests.saturating_add(1);
+        tally.bytes = tally.bytes.saturating_add(bytes);
         // The histogram grows as needed; it refuses only what takes half a million years.
         let _ = tally.latencies.record(latency.as_micros() as u64);
     }

@@ -6,6 +6,7 @@ use super::negotiation::{ALLOCATION_ID, Agreement, broken};
 use super::output::{Output, Part, Parts};
 use super::protocol::*;
 use super::server::{Export, Server};
+use crate::byte_range::length_of;
 use crate::disk::Piece;
 use crate::error::Error;
 use crate::runtime::{Runtime, let_others_go_on};
@@ -16,6 +17,7 @@ use futures_util::future::{Either, poll_fn, select};
 use smallvec::smallvec;
 use std::cell::Cell;
 use std::io;
+use std::ops::Range;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -90,7 +92,7 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
     /// # Errors
     /// If the client breaks the protocol, or the connection.
     pub async fn run(self: &Rc<Self>, input: &mut Input) -> io::Result<()> {
-        let mut turn = 0;
+        let mut turn = 0u32;
         while let Some(header) = self.next_header(input).await? {
             let request = Request::parse(&header)
                 .ok_or_else(|| broken("a request has to begin with its magic number"))?;
@@ -111,7 +113,7 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
                 _ => Bytes::new(),
             };
             self.begin(request, payload, share, start).await;
-            turn += 1;
+            turn = turn.wrapping_add(1);
             if turn == TURN {
                 turn = 0;
                 let_others_go_on().await;
@@ -182,7 +184,7 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
             _ => (request.offset, u64::from(request.length)),
         };
         let end = Instant::now();
-        self.export.statistics.count(op, length, end - start);
+        self.export.statistics.count(op, length, end.saturating_duration_since(start));
         if let Some(recorder) = &self.export.recorder {
             recorder.borrow_mut().record(op, offset, length, start, end);
         }
@@ -278,13 +280,13 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
         // A client asks again for what is not described.
         let length = u64::from(request.length).min(MAX_DESCRIBED);
         let extents = self.export.disk.extents(request.offset, length, most).await?;
-        let mut described = Vec::with_capacity(extents.len() * 8);
+        let mut described = Vec::with_capacity(extents.len().saturating_mul(8));
         for extent in &extents {
             let flags = if extent.is_zero { allocation::HOLE | allocation::ZERO } else { 0 };
-            described.extend(((extent.range.end - extent.range.start) as u32).to_be_bytes());
+            described.extend((length_of(&extent.range) as u32).to_be_bytes());
             described.extend(flags.to_be_bytes());
         }
-        let payload = 4 + described.len() as u32;
+        let payload = (described.len() as u32).saturating_add(4);
         let id = ALLOCATION_ID.to_be_bytes();
         let header = Small::chunk(chunk::DONE, chunk::BLOCK_STATUS, request.cookie, payload, &id);
         Ok(smallvec![Part::Small(header), Part::Data(described.into())])
@@ -308,7 +310,7 @@ impl<S: Storage<Payload = Bytes>> Transmission<S> {
         let mut start = [0; 6];
         start[..4].copy_from_slice(&errno.to_be_bytes());
         start[4..].copy_from_slice(&(message.len() as u16).to_be_bytes());
-        let payload = 6 + message.len() as u32;
+        let payload = (message.len() as u32).saturating_add(6);
         let header = Small::chunk(chunk::DONE, chunk::ERROR, request.cookie, payload, &start);
         smallvec![Part::Small(header), Part::Data(message.into())]
     }
@@ -333,7 +335,7 @@ fn memory_of(request: &Request) -> u64 {
         Command::Read => buffer_of(length),
         Command::Write => length,
         Command::Cache | Command::WriteZeroes => length.min(PREFETCH_STEP),
-        Command::BlockStatus if !request.has(command_flag::REQ_ONE) => 8 * MAX_EXTENTS as u64,
+        Command::BlockStatus if !request.has(command_flag::REQ_ONE) => (MAX_EXTENTS as u64).saturating_mul(8),
         _ => 0,
     }
 }
@@ -346,14 +348,13 @@ async fn in_steps(
     is_in_vain: impl Fn() -> bool,
     act: impl AsyncFn(u64, u64) -> crate::Result<()>,
 ) -> Result<(), Failure> {
-    let mut at = request.offset;
-    let end = request.offset + u64::from(request.length);
+    let Range { start: mut at, end } = request.range();
     while at < end {
         if is_in_vain() {
             return Err(Failure::new(Errno::Shutdown, "the connection ends"));
         }
-        let next = end.min((at / step + 1) * step);
-        act(at, next - at).await?;
+        let next = end.min(at.saturating_add(1).next_multiple_of(step));
+        act(at, length_of(&(at..next))).await?;
         at = next;
         let_others_go_on().await;
     }
@@ -372,9 +373,10 @@ pub(super) fn chunks(request: &Request, pieces: &[Piece<Bytes>], are_last: bool)
         pieces.chunk_by(|a, b| whole || a.data.is_some() == b.data.is_some()).collect();
     let mut parts = Parts::new();
     for (number, group) in groups.iter().enumerate() {
-        let flags = if are_last && number + 1 == groups.len() { chunk::DONE } else { 0 };
-        let start = group[0].range.start;
-        let length = (group[group.len() - 1].range.end - start) as u32;
+        let flags = if are_last && number.saturating_add(1) == groups.len() { chunk::DONE } else { 0 };
+        let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
+        let start = first.range.start;
+        let length = length_of(&(start..last.range.end)) as u32;
         let mut place = [0; 12];
         place[..8].copy_from_slice(&start.to_be_bytes());
         place[8..].copy_from_slice(&length.to_be_bytes());
@@ -382,7 +384,8 @@ pub(super) fn chunks(request: &Request, pieces: &[Piece<Bytes>], are_last: bool)
             parts.push(Part::Small(Small::chunk(flags, chunk::OFFSET_HOLE, request.cookie, 12, &place)));
             continue;
         }
-        let header = Small::chunk(flags, chunk::OFFSET_DATA, request.cookie, 8 + length, &place[..8]);
+        let header =
+            Small::chunk(flags, chunk::OFFSET_DATA, request.cookie, length.saturating_add(8), &place[..8]);
         parts.push(Part::Small(header));
         parts.extend(payloads(group));
     }

@@ -65,8 +65,8 @@ fn decompress_zstd(compressed: &[u8], cluster: &mut [u8]) -> Result<usize, Strin
     let (mut read, mut written) = (0, 0);
     while let (Some(input), Some(output)) = (compressed.get(read..), cluster.get_mut(written..)) {
         let step = decoder.run_on_buffers(input, output).map_err(|error| error.to_string())?;
-        read += step.bytes_read;
-        written += step.bytes_written;
+        read = step.bytes_read.saturating_add(read);
+        written = step.bytes_written.saturating_add(written);
         let is_stuck = step.bytes_read == 0 && step.bytes_written == 0;
         if step.remaining == 0 || is_stuck || written == cluster.len() {
             break;

@@ -19,6 +19,7 @@ const AUTOCLEAR: u8 = 2;
 
 /// Bytes of an entry: type, bit, and the name filled up with zeroes.
 const ENTRY: usize = 48;
+const TABLE: usize = NAMES.len() * ENTRY;
 
 /// Smaller clusters keep their room for longer names of backing files.
 const SMALLEST_CLUSTER: u64 = 4096;
@@ -27,10 +28,10 @@ impl Header {
     /// Adds the names of all features that the format has, if the image is one that can name features and has room.
     pub(super) fn add_feature_names(&mut self) {
         if self.version >= 3 && self.cluster_size() >= SMALLEST_CLUSTER {
-            let mut table = vec![0; NAMES.len() * ENTRY];
+            let mut table = vec![0; TABLE];
             for (entry, (kind, bit, name)) in table.chunks_exact_mut(ENTRY).zip(NAMES) {
-                entry[..2].copy_from_slice(&[kind, bit]);
-                entry[2..2 + name.len()].copy_from_slice(name.as_bytes());
+                let bytes = [kind, bit].into_iter().chain(name.bytes());
+                entry.iter_mut().zip(bytes).for_each(|(place, byte)| *place = byte);
             }
             self.set_extension(extension::FEATURE_NAMES, table);
         }

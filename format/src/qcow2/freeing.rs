@@ -5,7 +5,7 @@
 //! until the tables without it are durable, then until every request has ended that had begun by then; only then does
 //! its refcount go down.
 
-use super::geometry::HostRun;
+use super::geometry::{HostRun, length};
 use super::image::Image;
 use crate::runtime::Event;
 use crate::storage::Storage;
@@ -55,7 +55,7 @@ pub(crate) struct Use {
 impl Drop for Use {
     fn drop(&mut self) {
         let users = self.waiting.users(self.generation);
-        users.set(users.get() - 1);
+        users.update(|users| users.saturating_sub(1));
         if users.get() == 0 {
             self.waiting.ended.notify();
         }
@@ -64,13 +64,14 @@ impl Drop for Use {
 
 impl Waiting {
     fn users(&self, generation: usize) -> &Cell<u64> {
-        &self.users[generation % 2]
+        let [even, odd] = &self.users;
+        if generation.is_multiple_of(2) { even } else { odd }
     }
 
     fn begin(self: &Rc<Self>) -> Use {
         let generation = self.generation.get();
         let users = self.users(generation);
-        users.set(users.get() + 1);
+        users.update(|users| users.saturating_add(1));
         Use { waiting: self.clone(), generation }
     }
 
@@ -94,7 +95,7 @@ impl Waiting {
         let mut unused = Vec::new();
         // At most: what waits for the last generation, and what now waits for this one.
         for _ in 0..2 {
-            if self.users(self.generation.get() + 1).get() != 0 {
+            if self.users(self.generation.get().wrapping_add(1)).get() != 0 {
                 break;
             }
             unused.append(&mut self.before.borrow_mut());
@@ -102,7 +103,7 @@ impl Waiting {
                 break;
             }
             *self.before.borrow_mut() = self.since.take();
-            self.generation.set(self.generation.get() + 1);
+            self.generation.update(|generation| generation.wrapping_add(1));
         }
         if self.users.iter().all(|users| users.get() == 0) {
             unused.append(&mut self.before.borrow_mut());
@@ -138,10 +139,9 @@ impl<S: Storage> Image<S> {
         }
         for Freed { clusters, discard } in unused {
             if discard && self.options.discard {
-                let bytes =
-                    self.geometry.host_offset(clusters.start)..self.geometry.host_offset(clusters.end);
+                let bytes = length(&clusters) << self.geometry.cluster_bits;
                 // The room is wanted back, and not owed.
-                let _ = self.storage.discard(bytes.start, bytes.end - bytes.start).await;
+                let _ = self.storage.discard(self.geometry.host_offset(clusters.start), bytes).await;
             }
             self.remove_references(&[clusters]).await;
         }

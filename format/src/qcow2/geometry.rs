@@ -7,6 +7,8 @@ use std::ops::{Add, AddAssign, Range, Sub};
 
 /// Bits 9 to 55 of an L1 or L2 entry: a host offset in bytes.
 pub(crate) const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+/// Offsets in an image's file lie below.
+pub(crate) const OFFSET_END: u64 = 1 << 56;
 /// The refcount of what the entry points at is exactly one.
 pub(crate) const COPIED: u64 = 1 << 63;
 /// An L2 entry describes compressed data.
@@ -27,6 +29,9 @@ pub(crate) const REFCOUNT_TABLE_RESERVED: u64 = 0x1ff;
 /// A slice of a table is at most this many bytes.
 const MAX_SLICE_BITS: u32 = 12;
 
+// Sums and differences of cluster numbers are total, so that they need no other form than those of numbers. The numbers
+// of an image come nowhere near the end: offsets in its file have 61 bits at most, and its disk is bounded by its L1
+// table. One that did would stay there, beyond everything that it is compared with, and not begin anew at cluster 0.
 macro_rules! cluster_number {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -37,13 +42,13 @@ macro_rules! cluster_number {
             type Output = $name;
 
             fn add(self, clusters: u64) -> $name {
-                $name(self.0 + clusters)
+                $name(self.0.saturating_add(clusters))
             }
         }
 
         impl AddAssign<u64> for $name {
             fn add_assign(&mut self, clusters: u64) {
-                self.0 += clusters;
+                *self = *self + clusters;
             }
         }
 
@@ -51,7 +56,7 @@ macro_rules! cluster_number {
             type Output = u64;
 
             fn sub(self, other: $name) -> u64 {
-                self.0 - other.0
+                self.0.saturating_sub(other.0)
             }
         }
     };
@@ -80,7 +85,12 @@ pub(crate) type HostRuns = SmallVec<[HostRun; 1]>;
 
 /// Clusters of a run.
 pub(crate) fn length<C: Copy + Sub<Output = u64>>(run: &Range<C>) -> u64 {
-    run.end - run.start
+    run.end.sub(run.start)
+}
+
+/// A mask of the lowest `bits` bits, at most 63.
+pub(crate) fn lowest(bits: u32) -> u64 {
+    !(u64::MAX << bits)
 }
 
 /// Shifts that follow from the cluster size, the kind of L2 entries and the width of refcounts.
@@ -108,10 +118,10 @@ impl Geometry {
         Geometry {
             cluster_bits,
             subcluster_bits,
-            l2_bits: cluster_bits - entry_bits,
-            slice_bits: slice_bytes - entry_bits,
-            block_bits: cluster_bits + 3 - refcount_order,
-            block_slice_bits: slice_bytes + 3 - refcount_order,
+            l2_bits: cluster_bits.saturating_sub(entry_bits),
+            slice_bits: slice_bytes.saturating_sub(entry_bits),
+            block_bits: cluster_bits.saturating_add(3).saturating_sub(refcount_order),
+            block_slice_bits: slice_bytes.saturating_add(3).saturating_sub(refcount_order),
             width: RefcountWidth::new(refcount_order),
         }
     }
@@ -126,20 +136,40 @@ impl Geometry {
         self.subcluster_bits != 0
     }
 
+    /// Binary logarithm of the bytes of a subcluster.
+    fn subcluster_size_bits(&self) -> u32 {
+        self.cluster_bits.saturating_sub(self.subcluster_bits)
+    }
+
+    /// Binary logarithm of the slices of an L2 table.
+    fn table_slices_bits(&self) -> u32 {
+        self.l2_bits.saturating_sub(self.slice_bits)
+    }
+
+    /// Binary logarithm of the slices of a refcount block.
+    fn block_slices_bits(&self) -> u32 {
+        self.block_bits.saturating_sub(self.block_slice_bits)
+    }
+
     /// Bytes of a subcluster.
     pub fn subcluster_size(&self) -> u64 {
-        1 << (self.cluster_bits - self.subcluster_bits)
+        1 << self.subcluster_size_bits()
+    }
+
+    /// How far into its subcluster a byte of the disk lies.
+    pub fn within_subcluster(&self, at: u64) -> u64 {
+        at & lowest(self.subcluster_size_bits())
     }
 
     /// The subclusters that a range of bytes of the disk touches.
     pub fn subclusters(&self, bytes: &Range<u64>) -> GuestRun {
-        let bits = self.cluster_bits - self.subcluster_bits;
+        let bits = self.subcluster_size_bits();
         Subcluster(bytes.start >> bits)..Subcluster(bytes.end.div_ceil(1 << bits))
     }
 
     /// Where a subcluster begins on the disk, in bytes.
     pub fn guest_offset(&self, subcluster: Subcluster) -> u64 {
-        subcluster.0 << (self.cluster_bits - self.subcluster_bits)
+        subcluster.0 << self.subcluster_size_bits()
     }
 
     /// The cluster to which a subcluster belongs.
@@ -154,7 +184,7 @@ impl Geometry {
 
     /// The position of a subcluster within its cluster.
     pub fn within_cluster(&self, subcluster: Subcluster) -> u32 {
-        (subcluster.0 & ((1 << self.subcluster_bits) - 1)) as u32
+        (subcluster.0 & lowest(self.subcluster_bits)) as u32
     }
 
     /// The clusters that a run of subclusters touches.
@@ -166,9 +196,19 @@ impl Geometry {
         1 << self.cluster_bits
     }
 
+    /// Whether an offset is that of a cluster in the file.
+    pub fn is_aligned(&self, offset: u64) -> bool {
+        offset & lowest(self.cluster_bits) == 0
+    }
+
     /// The host clusters that a range of bytes of the file touches.
     pub fn host_clusters(&self, bytes: &Range<u64>) -> HostRun {
         HostCluster(bytes.start >> self.cluster_bits)..HostCluster(bytes.end.div_ceil(self.cluster_size()))
+    }
+
+    /// The first host cluster to which no table entry can point.
+    pub fn limit(&self) -> HostCluster {
+        HostCluster(OFFSET_END >> self.cluster_bits)
     }
 
     /// Where a cluster begins in the file, in bytes.
@@ -200,26 +240,40 @@ impl Geometry {
         GuestCluster(l1_index << self.l2_bits)
     }
 
+    /// The indices of the L2 tables that map some guest clusters.
+    pub fn l1_indices(&self, clusters: &Range<GuestCluster>) -> Range<u64> {
+        self.l1_index(clusters.start)..clusters.end.0.div_ceil(1 << self.l2_bits)
+    }
+
+    /// The numbers of the L2 slices that map some guest clusters.
+    pub fn slices_of(&self, clusters: &Range<GuestCluster>) -> Range<u64> {
+        self.slice_of(clusters.start)..clusters.end.0.div_ceil(1 << self.slice_bits)
+    }
+
     /// The position of a guest cluster within its L2 slice.
     pub fn index_in_slice(&self, cluster: GuestCluster) -> usize {
-        (cluster.0 & ((1 << self.slice_bits) - 1)) as usize
+        (cluster.0 & lowest(self.slice_bits)) as usize
     }
 
     /// Bytes of a slice, of an L2 table as of a refcount block.
     pub fn slice_bytes(&self) -> u64 {
-        1 << self.cluster_bits.min(MAX_SLICE_BITS)
+        1 << self.slice_bytes_bits()
+    }
+
+    fn slice_bytes_bits(&self) -> u32 {
+        self.cluster_bits.min(MAX_SLICE_BITS)
     }
 
     /// The L2 table to which a slice belongs, as an index into the L1 table, and where in it the slice lies.
     pub fn slice_position(&self, slice: u64) -> (usize, u64) {
-        let bits = self.l2_bits - self.slice_bits;
-        ((slice >> bits) as usize, (slice & ((1 << bits) - 1)) * self.slice_bytes())
+        let bits = self.table_slices_bits();
+        ((slice >> bits) as usize, (slice & lowest(bits)) << self.slice_bytes_bits())
     }
 
     /// The numbers of the slices of one L2 table.
     pub fn slices_of_table(&self, l1_index: u64) -> Range<u64> {
-        let bits = self.l2_bits - self.slice_bits;
-        l1_index << bits..(l1_index + 1) << bits
+        let bits = self.table_slices_bits();
+        l1_index << bits..l1_index.saturating_add(1) << bits
     }
 
     /// The refcount block, as an index into the refcount table, that counts a host cluster.
@@ -230,6 +284,11 @@ impl Geometry {
     /// The first host cluster that a refcount block counts.
     pub fn first_of_block(&self, block: u64) -> HostCluster {
         HostCluster(block << self.block_bits)
+    }
+
+    /// The host clusters that a refcount block counts.
+    pub fn clusters_of_block(&self, block: u64) -> HostRun {
+        self.first_of_block(block)..self.first_of_block(block.saturating_add(1))
     }
 
     /// The number of the refcount slice, counted over the whole file, that counts a host cluster.
@@ -244,13 +303,13 @@ impl Geometry {
 
     /// The refcount block to which a slice belongs, and where in it the slice lies.
     pub fn block_slice_position(&self, slice: u64) -> (usize, u64) {
-        let bits = self.block_bits - self.block_slice_bits;
-        ((slice >> bits) as usize, (slice & ((1 << bits) - 1)) * self.slice_bytes())
+        let bits = self.block_slices_bits();
+        ((slice >> bits) as usize, (slice & lowest(bits)) << self.slice_bytes_bits())
     }
 
     /// The numbers of the slices of one refcount block.
     pub fn slices_of_block(&self, block: u64) -> Range<u64> {
-        let bits = self.block_bits - self.block_slice_bits;
-        block << bits..(block + 1) << bits
+        let bits = self.block_slices_bits();
+        block << bits..block.saturating_add(1) << bits
     }
 }

@@ -101,17 +101,24 @@ pub struct Header {
     pub backing_file: Option<String>,
 }
 
-/// Reads big-endian fields off a buffer that is long enough.
+/// Reads big-endian fields off a buffer that is long enough; beyond its end they are zero.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
     fn u32(&self, at: usize) -> u32 {
-        u32::from_be_bytes([self.0[at], self.0[at + 1], self.0[at + 2], self.0[at + 3]])
+        let bytes = self.0.get(at..).and_then(<[u8]>::first_chunk);
+        u32::from_be_bytes(bytes.copied().unwrap_or_default())
     }
 
     fn u64(&self, at: usize) -> u64 {
-        u64::from(self.u32(at)) << 32 | u64::from(self.u32(at + 4))
+        let bytes = self.0.get(at..).and_then(<[u8]>::first_chunk);
+        u64::from_be_bytes(bytes.copied().unwrap_or_default())
     }
+}
+
+/// The bytes from `start` to `end`, as far as a buffer that is long enough has them.
+fn part(buffer: &[u8], start: u64, end: u64) -> &[u8] {
+    buffer.get(start as usize..end as usize).unwrap_or_default()
 }
 
 impl Header {
@@ -148,7 +155,8 @@ impl Header {
 
     /// Bytes of the fixed part.
     pub fn header_length(&self) -> u64 {
-        if self.version == 2 { V2_LENGTH } else { V3_MIN_LENGTH + self.further_fields.len() as u64 }
+        let further = self.further_fields.len() as u64;
+        if self.version == 2 { V2_LENGTH } else { V3_MIN_LENGTH.saturating_add(further) }
     }
 
     /// The content of the extension of type `kind`.
@@ -234,7 +242,7 @@ impl Header {
                 );
                 return Err(blame.invalid("header", 100, problem));
             }
-            header.further_fields = cluster[V3_MIN_LENGTH as usize..length as usize].to_vec();
+            header.further_fields = part(cluster, V3_MIN_LENGTH, length).to_vec();
         }
         header.check_tables(blame)?;
         let (name_offset, name_size) = (fields.u64(8), u64::from(fields.u32(16)));
@@ -273,7 +281,7 @@ impl Header {
                 format!("l1_size is {}, a disk of {} bytes needs {needed}", self.l1_size, self.size);
             return Err(blame.invalid("header", 36, problem));
         }
-        let table_bytes = u64::from(self.refcount_table_clusters) * cluster;
+        let table_bytes = u64::from(self.refcount_table_clusters) << self.cluster_bits;
         if table_bytes == 0 || table_bytes > MAX_REFCOUNT_TABLE_BYTES {
             let problem =
                 format!("a refcount table of {table_bytes} bytes, allowed are one cluster to 8 MiB");
@@ -282,7 +290,7 @@ impl Header {
         let starts =
             [("L1 table", 40, self.l1_table_offset), ("refcount table", 48, self.refcount_table_offset)];
         for (table, field, offset) in starts {
-            if offset % cluster != 0
+            if !offset.is_multiple_of(cluster)
                 || offset >> 56 != 0
                 || (offset == 0 && !(table == "L1 table" && self.l1_size == 0))
             {
@@ -296,13 +304,14 @@ impl Header {
 
     fn parse_extensions(&mut self, cluster: &[u8], start: u64, end: u64, blame: &Blame) -> Result<()> {
         let (fields, mut position) = (Fields(cluster), start);
-        while position + 8 <= end {
-            let (kind, length) =
-                (fields.u32(position as usize), u64::from(fields.u32(position as usize + 4)));
+        while let Some(body) = position.checked_add(8).filter(|body| *body <= end) {
+            let head = fields.u64(position as usize);
+            let (kind, length) = ((head >> 32) as u32, head & u64::from(u32::MAX));
             if kind == extension::END {
                 break;
             }
-            if length > end - position - 8 {
+            let body_end = body.saturating_add(length);
+            if body_end > end {
                 let problem =
                     format!("type {kind:#010x}: a length of {length} bytes goes beyond the header's cluster");
                 return Err(blame.invalid("header extension", position, problem));
@@ -311,13 +320,13 @@ impl Header {
                 let problem = format!("type {kind:#010x} stands there twice");
                 return Err(blame.invalid("header extension", position, problem));
             }
-            let data = &cluster[(position + 8) as usize..(position + 8 + length) as usize];
+            let data = part(cluster, body, body_end);
             if kind == extension::CACHE && CacheExtension::parse(data).is_none() {
                 let problem = format!("the cache image extension has {length} bytes, it must have 16");
                 return Err(blame.invalid("header extension", position, problem));
             }
             self.extensions.push(Extension { kind, data: data.to_vec() });
-            position += 8 + length.next_multiple_of(8);
+            position = body_end.next_multiple_of(8);
         }
         Ok(())
     }
@@ -368,8 +377,8 @@ impl Header {
         }
         if !name.is_empty() {
             let offset = bytes.len() as u64;
-            bytes[8..16].copy_from_slice(&offset.to_be_bytes());
-            bytes[16..20].copy_from_slice(&(name.len() as u32).to_be_bytes());
+            let place = offset.to_be_bytes().into_iter().chain((name.len() as u32).to_be_bytes());
+            bytes.iter_mut().skip(8).zip(place).for_each(|(byte, new)| *byte = new);
             bytes.extend(name);
         }
         bytes.resize(self.cluster_size() as usize, 0);
@@ -388,7 +397,7 @@ fn backing_name(cluster: &[u8], offset: u64, size: u64, blame: &Blame) -> Result
         );
         return Err(blame.invalid("header", 8, problem));
     };
-    match std::str::from_utf8(&cluster[offset as usize..end as usize]) {
+    match std::str::from_utf8(part(cluster, offset, end)) {
         Ok(name) => Ok(Some(name.to_owned())),
         Err(_) => Err(blame.invalid("header", offset, "the backing file's name is not UTF-8")),
     }
@@ -397,5 +406,6 @@ fn backing_name(cluster: &[u8], offset: u64, size: u64, blame: &Blame) -> Result
 /// Entries that the L1 table of a disk of `size` bytes needs.
 pub fn l1_entries(size: u64, cluster_bits: u32, extended_l2: bool) -> u64 {
     // An L2 table is a cluster full of entries of 8 bytes, extended ones of 16, each for a cluster of the disk.
-    size.div_ceil(1 << (2 * cluster_bits - if extended_l2 { 4 } else { 3 }))
+    let table_bits = cluster_bits.saturating_sub(if extended_l2 { 4 } else { 3 });
+    size.div_ceil(1 << cluster_bits.saturating_add(table_bits))
 }

@@ -167,8 +167,8 @@ impl<S: Storage> Image<S> {
         }
         let cluster = geometry.cluster_size();
         let limit = match header.cache() {
-            Some(cache) if mode == Mode::Fill => HostCluster(cache.quota / cluster),
-            _ => HostCluster(1 << (56 - header.cluster_bits)),
+            Some(cache) if mode == Mode::Fill => HostCluster(cache.quota >> header.cluster_bits),
+            _ => geometry.limit(),
         };
         let entry_bytes = if geometry.has_subclusters() { 16 } else { 8 };
         let full_l2 = header.size.div_ceil(cluster).saturating_mul(entry_bytes);
@@ -260,6 +260,11 @@ impl<S: Storage> Image<S> {
         self.geometry.subcluster_size()
     }
 
+    /// How far into its subcluster a byte of the disk lies.
+    pub(crate) fn within_subcluster(&self, at: u64) -> u64 {
+        self.geometry.within_subcluster(at)
+    }
+
     /// A copy of the header as it stands.
     pub fn header(&self) -> Header {
         self.header.borrow().clone()
@@ -293,8 +298,9 @@ impl<S: Storage> Image<S> {
     /// Bytes of memory that the image's tables take while it is open.
     pub fn memory(&self) -> u64 {
         let state = self.state.borrow();
-        let tables = (state.l1.capacity() + state.refcount_table.capacity()) * size_of::<u64>();
-        tables as u64 + state.l2.memory() + state.refcounts.memory()
+        let tables =
+            [&state.l1, &state.refcount_table].map(|table| (table.capacity() as u64).saturating_mul(8));
+        tables.into_iter().chain([state.l2.memory(), state.refcounts.memory()]).sum()
     }
 
     /// Copies that could not be written since the image was opened; the guest got its data all the same.

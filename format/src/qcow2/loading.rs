@@ -64,19 +64,24 @@ impl<S: Storage> Image<S> {
             Missing::L2Slice(slice) => {
                 let (index, within) = self.geometry.slice_position(slice);
                 let table = self.state.borrow().l1.get(index).copied().unwrap_or(0) & OFFSET_MASK;
-                let bytes = self.load_slice(MetadataKind::L2Table, "L2 table", table + within).await?;
+                let bytes =
+                    self.load_slice(MetadataKind::L2Table, "L2 table", table.saturating_add(within)).await?;
                 self.state.borrow_mut().l2.insert_clean(slice, u64::decode(&bytes));
             }
             Missing::RefcountSlice(slice) => {
                 let (block, within) = self.geometry.block_slice_position(slice);
                 let entry = self.state.borrow().refcount_table.get(block).copied().unwrap_or(0);
                 let offset = entry & OFFSET_MASK;
-                if entry & REFCOUNT_TABLE_RESERVED != 0 || offset & (self.geometry.cluster_size() - 1) != 0 {
+                if entry & REFCOUNT_TABLE_RESERVED != 0 || !self.geometry.is_aligned(offset) {
                     let problem = format!("entry {block} is {entry:#018x}, which is no cluster's offset");
-                    return Err(self.blame.invalid("refcount table", block as u64 * 8, problem));
+                    return Err(self.blame.invalid(
+                        "refcount table",
+                        (block as u64).saturating_mul(8),
+                        problem,
+                    ));
                 }
-                let bytes =
-                    self.load_slice(MetadataKind::RefcountBlock, "refcount block", offset + within).await?;
+                let at = offset.saturating_add(within);
+                let bytes = self.load_slice(MetadataKind::RefcountBlock, "refcount block", at).await?;
                 self.state.borrow_mut().refcounts.insert_clean(slice, u8::decode(&bytes));
             }
             Missing::RefcountTable => {
@@ -115,7 +120,7 @@ impl<S: Storage> Image<S> {
         let file_len = self.storage.len().await.map_err(self.blame.io("reading the length", 0))?;
         self.file_len.set(file_len.max(self.file_len.get()));
         // Only the file's last cluster need not be complete.
-        let last = offset.saturating_add(len.saturating_sub(1)) & !(self.cluster_size() - 1);
+        let last = offset.saturating_add(len.saturating_sub(1)) & !lowest(self.geometry.cluster_bits);
         if last < self.file_len.get() {
             return Ok(());
         }
@@ -150,7 +155,7 @@ struct LoadedSlices<'a> {
 
 impl LoadedSlices<'_> {
     fn pin(&mut self, missing: Missing) {
-        self.loads += 1;
+        self.loads = self.loads.saturating_add(1);
         if self.loads == 1 {
             return;
         }

@@ -19,16 +19,16 @@ impl Reached {
         }
         let mut at = run.start.0;
         while at < run.end.0 {
-            let (word, bit) = ((at / 64) as usize, at % 64);
-            let count = (64 - bit).min(run.end.0 - at);
-            let mask = u64::MAX >> (64 - count) << bit;
-            let before = self.words[word] & mask;
+            let word = self.words.get_mut((at / 64) as usize)?;
+            let end = next_word(at).min(run.end.0);
+            let mask = u64::MAX << (at % 64) & u64::MAX >> (end.wrapping_neg() % 64);
+            let before = *word & mask;
             if before != 0 {
-                return Some(HostCluster(at / 64 * 64 + u64::from(before.trailing_zeros())));
+                return Some(HostCluster(at & !63 | u64::from(before.trailing_zeros())));
             }
-            self.words[word] |= mask;
-            self.count += count;
-            at += count;
+            *word |= mask;
+            self.count = self.count.saturating_add(u64::from(mask.count_ones()));
+            at = end;
         }
         None
     }
@@ -40,10 +40,10 @@ impl Reached {
             let word = self.words.get((at / 64) as usize)?;
             let rest = word >> (at % 64);
             if rest != 0 {
-                let first = HostCluster(at + u64::from(rest.trailing_zeros()));
+                let first = HostCluster(at) + u64::from(rest.trailing_zeros());
                 return Some(first).filter(|first| *first < run.end);
             }
-            at = (at / 64 + 1) * 64;
+            at = next_word(at);
         }
         None
     }
@@ -51,7 +51,7 @@ impl Reached {
     pub fn unmark(&mut self, cluster: HostCluster) {
         if let Some(word) = self.words.get_mut((cluster.0 / 64) as usize) {
             let mask = 1 << (cluster.0 % 64);
-            self.count -= u64::from(*word & mask != 0);
+            self.count = self.count.saturating_sub(u64::from(*word & mask != 0));
             *word &= !mask;
         }
     }
@@ -63,11 +63,16 @@ impl Reached {
 
     /// The cluster behind the last one that is marked.
     pub fn end(&self) -> HostCluster {
-        let last = self.words.iter().rposition(|word| *word != 0);
-        HostCluster(
-            last.map_or(0, |last| last as u64 * 64 + 64 - u64::from(self.words[last].leading_zeros())),
-        )
+        let last_in = |(number, word): (usize, &u64)| {
+            Some(HostCluster((number as u64) << 6 | u64::from(word.checked_ilog2()?)))
+        };
+        self.words.iter().enumerate().rev().find_map(last_in).map_or(HostCluster(0), |last| last + 1)
     }
+}
+
+/// The first cluster of the word behind that of a cluster.
+fn next_word(cluster: u64) -> u64 {
+    (cluster | 63).saturating_add(1)
 }
 
 #[cfg(test)]

@@ -20,20 +20,30 @@ impl RefcountWidth {
         1 << self.order
     }
 
+    /// Binary logarithm of the refcounts in a byte, where that is several.
+    fn per_byte_bits(self) -> u32 {
+        3u32.saturating_sub(self.order)
+    }
+
+    /// Bytes of a refcount, where that is not less than one.
+    fn bytes(self) -> usize {
+        1 << self.order.saturating_sub(3)
+    }
+
     /// The largest refcount.
     pub fn max(self) -> u64 {
-        u64::MAX >> (64 - self.bits())
+        u64::MAX >> 64u32.saturating_sub(self.bits())
     }
 
     /// The refcount with this index; 0 beyond the end. Below a byte, the lowest bits come first.
     pub fn get(self, counts: &[u8], index: usize) -> u64 {
         if self.order < 3 {
-            let per_byte_bits = 3 - self.order;
+            let per_byte_bits = self.per_byte_bits();
             let byte = counts.get(index >> per_byte_bits).copied().unwrap_or(0);
-            let within = index & ((1 << per_byte_bits) - 1);
+            let within = index & !(usize::MAX << per_byte_bits);
             return u64::from(byte) >> (within << self.order) & self.max();
         }
-        let bytes = 1usize << (self.order - 3);
+        let bytes = self.bytes();
         let start = index.saturating_mul(bytes);
         let entry = counts.get(start..start.saturating_add(bytes)).unwrap_or_default();
         entry.iter().fold(0, |value, byte| value << 8 | u64::from(*byte))
@@ -43,14 +53,14 @@ impl RefcountWidth {
     pub fn set(self, counts: &mut [u8], index: usize, count: u64) {
         debug_assert!(count <= self.max());
         if self.order < 3 {
-            let per_byte_bits = 3 - self.order;
-            let shift = (index & ((1 << per_byte_bits) - 1)) << self.order;
+            let per_byte_bits = self.per_byte_bits();
+            let shift = (index & !(usize::MAX << per_byte_bits)) << self.order;
             if let Some(byte) = counts.get_mut(index >> per_byte_bits) {
                 *byte = *byte & !((self.max() as u8) << shift) | (count as u8) << shift;
             }
             return;
         }
-        let bytes = 1usize << (self.order - 3);
+        let bytes = self.bytes();
         let start = index.saturating_mul(bytes);
         if let Some(entry) = counts.get_mut(start..start.saturating_add(bytes)) {
             entry.iter_mut().rev().zip(count.to_le_bytes()).for_each(|(place, byte)| *place = byte);
@@ -75,7 +85,8 @@ impl RefcountWidth {
             // The usual width, and what every allocation searches.
             let (pairs, _) = counts.as_chunks::<2>();
             let searched = pairs.get(from..end).unwrap_or_default();
-            return from + searched.iter().take_while(|pair| (**pair == [0, 0]) != zero).count();
+            let passed = searched.iter().take_while(|pair| (**pair == [0, 0]) != zero).count();
+            return from.saturating_add(passed);
         }
         (from..end).find(|index| (self.get(counts, *index) == 0) == zero).unwrap_or(end)
     }

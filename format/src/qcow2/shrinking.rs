@@ -75,7 +75,7 @@ impl<S: Storage> Image<S> {
             let mut state = self.state.borrow_mut();
             let mut table = state.refcount_table.clone();
             for block in blocks {
-                table[*block as usize] = 0;
+                set_entry(&mut table, *block, 0);
                 state.mark_refcount_table(*block);
             }
             (state.refcount_table_dirty.clone(), table)
@@ -117,9 +117,8 @@ impl State {
     /// The L2 tables that there are of some guest clusters, as indices into the L1 table.
     fn tables_between(&self, clusters: &Range<GuestCluster>) -> Vec<u64> {
         let geometry = self.geometry;
-        let (start, end) = (geometry.l1_index(clusters.start), geometry.l1_index(clusters.end));
         let exists = |index: &u64| self.l1.get(*index as usize).is_some_and(|entry| entry & OFFSET_MASK != 0);
-        (start..(end + 1).min(self.l1.len() as u64)).filter(exists).collect()
+        geometry.l1_indices(clusters).filter(exists).collect()
     }
 
     /// Drops an L2 table in which nothing is mapped.
@@ -132,7 +131,7 @@ impl State {
             }
         }
         self.geometry.slices_of_table(index).for_each(|slice| self.l2.remove(slice));
-        self.l1[index as usize] = 0;
+        set_entry(&mut self.l1, index, 0);
         self.mark_l1(index);
         self.freed.push(Freed::reference(table..table + 1));
         Ok(())
@@ -180,7 +179,7 @@ impl State {
             self.remove_references(&(place..place + 1))?;
         }
         self.geometry.slices_of_block(block).for_each(|slice| self.refcounts.remove(slice));
-        self.refcount_table[block as usize] = 0;
+        set_entry(&mut self.refcount_table, block, 0);
         Ok((!counts_itself).then_some(place))
     }
 
@@ -191,5 +190,11 @@ impl State {
         let last =
             (0..1usize << geometry.block_slice_bits).rfind(|index| geometry.width.get(counts, *index) != 0);
         Ok(last.map(|last| geometry.first_of_block_slice(slice) + last as u64 + 1))
+    }
+}
+
+fn set_entry(table: &mut [u64], index: u64, entry: u64) {
+    if let Some(place) = table.get_mut(index as usize) {
+        *place = entry;
     }
 }

@@ -84,12 +84,12 @@ impl State {
     pub fn l2_table(&self, index: u64) -> Result<u64, Stop> {
         let entry = self.l1.get(index as usize).copied().unwrap_or(0);
         let offset = entry & OFFSET_MASK;
-        if entry & L1_RESERVED == 0 && offset & (self.geometry.cluster_size() - 1) == 0 {
+        if entry & L1_RESERVED == 0 && self.geometry.is_aligned(offset) {
             return Ok(offset);
         }
         let problem =
             format!("entry {index} is {entry:#018x}: reserved bits are set, or it points into a cluster");
-        Err(Stop::Invalid { structure: "L1 table", offset: index * 8, problem })
+        Err(Stop::Invalid { structure: "L1 table", offset: index.saturating_mul(8), problem })
     }
 
     /// Sees that the L2 tables of a run, as far as there are any, are in memory where the run touches them, and that
@@ -125,7 +125,7 @@ impl State {
         self.point_to_table(index, table);
         self.freed.push(Freed::reference(old..old + 1));
         self.geometry.slices_of_table(index).for_each(|slice| self.l2.mark_dirty(slice));
-        self.used += 1;
+        self.used = self.used.saturating_add(1);
         Ok(true)
     }
 
@@ -133,7 +133,7 @@ impl State {
     pub(super) fn add_table(&mut self, l1_index: u64, cluster: HostCluster) {
         self.point_to_table(l1_index, cluster);
         self.geometry.slices_of_table(l1_index).for_each(|slice| self.l2.insert_zeroed(slice));
-        self.used += 1;
+        self.used = self.used.saturating_add(1);
     }
 
     fn point_to_table(&mut self, l1_index: u64, cluster: HostCluster) {
@@ -171,13 +171,11 @@ impl State {
 
     /// The indices of the L2 tables of a run that is not empty.
     pub(super) fn table_indices(&self, run: &GuestRun) -> Range<u64> {
-        let clusters = self.geometry.clusters_of(run);
-        self.geometry.l1_index(clusters.start)..self.geometry.l1_index(GuestCluster(clusters.end.0 - 1)) + 1
+        self.geometry.l1_indices(&self.geometry.clusters_of(run))
     }
 
     pub(super) fn slices_of(&self, run: &GuestRun) -> Range<u64> {
-        let clusters = self.geometry.clusters_of(run);
-        self.geometry.slice_of(clusters.start)..self.geometry.slice_of(GuestCluster(clusters.end.0 - 1)) + 1
+        self.geometry.slices_of(&self.geometry.clusters_of(run))
     }
 
     fn slices_between(&self, l1_index: u64, run: &GuestRun) -> Range<u64> {

@@ -5,6 +5,7 @@ use super::image::Image;
 use super::reached::Reached;
 use super::slices::Entry;
 use super::state::Missing;
+use crate::byte_range::range_at;
 use crate::error::Result;
 use crate::storage::{MetadataKind, Storage};
 
@@ -43,7 +44,7 @@ impl<S: Storage> Image<S> {
             ("refcount table", header.refcount_table_offset, table_bytes),
             ("L1 table", header.l1_table_offset, u64::from(header.l1_size) * 8),
         ] {
-            self.reach(&mut reached, structure, geometry.host_clusters(&(offset..offset + bytes)))?;
+            self.reach(&mut reached, structure, geometry.host_clusters(&range_at(offset, bytes)))?;
         }
         for entry in refcount_table.iter().filter(|entry| **entry != 0) {
             self.reach_table(&mut reached, "refcount block", geometry.host_cluster(*entry)).await?;
@@ -51,9 +52,9 @@ impl<S: Storage> Image<S> {
         let mut data_clusters = 0;
         for (index, entry) in l1.iter().enumerate().filter(|(_, entry)| **entry & OFFSET_MASK != 0) {
             let table = entry & OFFSET_MASK;
-            if entry & L1_RESERVED != 0 || table & (geometry.cluster_size() - 1) != 0 {
+            if entry & L1_RESERVED != 0 || !geometry.is_aligned(table) {
                 let problem = format!("entry {index} is {entry:#018x}, which is no cluster's offset");
-                let offset = header.l1_table_offset + index as u64 * 8;
+                let offset = header.l1_table_offset.saturating_add((index as u64).saturating_mul(8));
                 return Err(self.blame.invalid("L1 table", offset, problem));
             }
             self.reach_table(&mut reached, "L2 table", geometry.host_cluster(*entry)).await?;
@@ -70,9 +71,9 @@ impl<S: Storage> Image<S> {
                     let problem = "counting the clusters of an image with compressed clusters";
                     self.blame.unsupported(format!("{problem} (L2 entry {entry:#018x})"))
                 })?;
-                let end = geometry.host_offset(run.end);
-                self.check_within_file("data cluster", end - geometry.cluster_size(), 1).await?;
-                data_clusters += length(&run);
+                let last = geometry.host_offset(run.end).saturating_sub(geometry.cluster_size());
+                self.check_within_file("data cluster", last, 1).await?;
+                data_clusters = length(&run).saturating_add(data_clusters);
                 self.reach(&mut reached, "data cluster", run)?;
             }
         }
@@ -128,12 +129,9 @@ impl<S: Storage> Image<S> {
     /// Refuses an image in which something is in use that no refcount block counts.
     fn check_counted(&self, reached: &Reached, blocks: &[u64]) -> Result<()> {
         let geometry = self.geometry;
-        let uncounted = (0..geometry.block_of(reached.end() + ((1 << geometry.block_bits) - 1)))
+        let uncounted = (0..geometry.block_of(reached.end() + lowest(geometry.block_bits)))
             .filter(|block| blocks.get(*block as usize).is_none_or(|entry| *entry == 0))
-            .find_map(|block| {
-                let first = geometry.first_of_block(block).0;
-                (first..first + (1 << geometry.block_bits)).map(HostCluster).find(|c| reached.contains(*c))
-            });
+            .find_map(|block| reached.first_in(&geometry.clusters_of_block(block)));
         let Some(cluster) = uncounted else { return Ok(()) };
         let problem =
             format!("it does not count the cluster at {}, which is in use", geometry.host_offset(cluster));

@@ -3,7 +3,7 @@
 use super::freeing::Freed;
 use super::geometry::*;
 use super::mapping::{ALL_ZERO, L2Entry};
-use super::state::{State, Stop};
+use super::state::{Missing, State, Stop};
 
 /// How far a step that makes zeroes came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,11 @@ impl State {
         }
         let mut at = run.start;
         while at < run.end {
+            let marked = self.mark_zero(&(at..run.end), unmap)?;
+            if marked > 0 {
+                at += marked;
+                continue;
+            }
             let cluster = geometry.cluster_of(at);
             let end = geometry.first_of_cluster(cluster + 1).min(run.end);
             let is_whole =
@@ -47,7 +52,7 @@ impl State {
                 }
                 (false, false) => L2Entry { word: entry.word | ZERO, bitmap: 0 },
                 (false, true) => {
-                    let low = (u64::MAX >> (64 - (end - at))) << geometry.within_cluster(at);
+                    let low = lowest((end - at) as u32) << geometry.within_cluster(at);
                     L2Entry { word: entry.word, bitmap: entry.bitmap & !low | low << 32 }
                 }
             };
@@ -57,6 +62,29 @@ impl State {
             at = end;
         }
         Ok(ZeroStep::Done(at))
+    }
+
+    /// Marks the first of some clusters, as many as lie in one slice, as zero, up to the first one for which that is not
+    /// all there is to do; returns how many.
+    fn mark_zero(&mut self, run: &GuestRun, unmap: bool) -> Result<u64, Stop> {
+        let geometry = self.geometry;
+        if geometry.has_subclusters() {
+            return Ok(0);
+        }
+        let cluster = geometry.cluster_of(run.start);
+        let (slice, first) = (geometry.slice_of(cluster), geometry.index_in_slice(cluster));
+        let needs_mark_alone = |word: &&u64| match unmap && !self.data_file {
+            true => **word & !ZERO == 0,
+            false => **word & COMPRESSED == 0,
+        };
+        let words = self.l2.get(slice).ok_or(Missing::L2Slice(slice))?;
+        let words = words.get(first..).unwrap_or_default();
+        let count = words.iter().take(length(run) as usize).take_while(needs_mark_alone).count();
+        let changed = words.iter().take(count).any(|word| word & ZERO == 0);
+        if changed && let Some(words) = self.l2.get_mut(slice) {
+            words.iter_mut().skip(first).take(count).for_each(|word| *word |= ZERO);
+        }
+        Ok(count as u64)
     }
 
     /// Takes the data of the first of some whole clusters, as many as lie in one L2 table, away. They read as zeroes
@@ -112,7 +140,7 @@ impl State {
     fn within_table(&self, run: &GuestRun) -> (u64, GuestRun) {
         let geometry = self.geometry;
         let index = geometry.l1_index(geometry.cluster_of(run.start));
-        let table_end = geometry.first_of_cluster(geometry.first_of_table(index + 1));
+        let table_end = geometry.first_of_cluster(geometry.first_of_table(index.saturating_add(1)));
         (index, run.start..run.end.min(table_end))
     }
 

@@ -35,7 +35,7 @@ impl Event {
     pub fn notify(&self) {
         let wakers = {
             let mut state = self.state.borrow_mut();
-            state.generation += 1;
+            state.generation = state.generation.wrapping_add(1);
             std::mem::take(&mut state.wakers)
         };
         wakers.into_iter().for_each(Waker::wake);

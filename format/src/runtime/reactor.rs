@@ -66,7 +66,7 @@ impl Reactor {
         };
         // An interrupted wait is repeated by the caller, who finds nothing ready.
         let count = self.epoll.wait(&mut ready, timeout).unwrap_or(0);
-        for event in &ready[..count] {
+        for event in ready.iter().take(count) {
             if event.data() == INTERRUPT {
                 let _ = self.interrupt.read();
                 continue;
@@ -99,7 +99,8 @@ pub struct Watched<T: AsFd> {
 
 impl<T: AsFd> Watched<T> {
     pub(super) fn new(reactor: Rc<Reactor>, inner: T) -> io::Result<Self> {
-        let token = reactor.next_token.replace(reactor.next_token.get() + 1);
+        let token = reactor.next_token.get();
+        reactor.next_token.set(token.wrapping_add(1));
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
         reactor.epoll.add(&inner, EpollEvent::new(flags, token))?;
         let readiness = Readiness::default();

@@ -59,8 +59,8 @@ impl<S> Counting<S> {
     fn count(&self, which: impl FnOnce(&mut Counts) -> &mut Totals, bytes: u64) {
         let mut counts = self.counts.get();
         let totals = which(&mut counts);
-        totals.requests += 1;
-        totals.bytes += bytes;
+        totals.requests = totals.requests.saturating_add(1);
+        totals.bytes = totals.bytes.saturating_add(bytes);
         self.counts.set(counts);
     }
 }
@@ -103,7 +103,7 @@ impl<S: Storage> Storage for Counting<S> {
     async fn flush(&self) -> io::Result<()> {
         self.inner.flush().await?;
         let mut counts = self.counts.get();
-        counts.flushes += 1;
+        counts.flushes = counts.flushes.saturating_add(1);
         self.counts.set(counts);
         Ok(())
     }

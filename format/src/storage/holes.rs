@@ -41,8 +41,8 @@ impl Holes {
     /// How many bytes of `range` are holes.
     pub fn bytes_in(&self, range: &Range<u64>) -> u64 {
         let first = self.0.partition_point(|hole| hole.end <= range.start);
-        let holes = self.0[first..].iter().take_while(|hole| hole.start < range.end);
-        holes.map(|hole| hole.end.min(range.end) - hole.start.max(range.start)).sum()
+        let holes = self.0.iter().skip(first).take_while(|hole| hole.start < range.end);
+        holes.map(|hole| hole.end.min(range.end).saturating_sub(hole.start.max(range.start))).sum()
     }
 }
 

@@ -25,21 +25,26 @@ impl Memory {
 
     fn copy_out(&self, offset: u64, len: u64) -> Vec<u8> {
         let bytes = self.bytes.borrow();
-        let start = bytes.len().min(offset as usize);
-        let end = bytes.len().min((offset + len) as usize);
+        let within = |at: u64| bytes.len().min(at as usize);
+        let held = bytes.get(within(offset)..within(offset.saturating_add(len)));
         let mut copy = Vec::with_capacity(len as usize);
-        copy.extend_from_slice(&bytes[start..end]);
+        copy.extend_from_slice(held.unwrap_or_default());
         copy.resize(len as usize, 0);
         copy
     }
 
-    fn copy_in(&self, offset: u64, data: &[u8]) {
+    fn copy_in(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut bytes = self.bytes.borrow_mut();
-        let end = offset as usize + data.len();
-        if bytes.len() < end {
+        let end = offset.checked_add(data.len() as u64).ok_or(io::ErrorKind::FileTooLarge)? as usize;
+        let more = end.saturating_sub(bytes.len());
+        bytes.try_reserve(more).map_err(|_| io::ErrorKind::StorageFull)?;
+        if more > 0 {
             bytes.resize(end, 0);
         }
-        bytes[offset as usize..end].copy_from_slice(data);
+        if let Some(place) = bytes.get_mut(offset as usize..end) {
+            place.copy_from_slice(data);
+        }
+        Ok(())
     }
 }
 
@@ -53,8 +58,8 @@ impl Storage for Memory {
     async fn write(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
         let mut position = offset;
         for part in parts {
-            self.copy_in(position, part);
-            position += part.len() as u64;
+            self.copy_in(position, part)?;
+            position = position.saturating_add(part.len() as u64);
         }
         Ok(())
     }
@@ -64,8 +69,7 @@ impl Storage for Memory {
     }
 
     async fn write_metadata(&self, _kind: MetadataKind, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.copy_in(offset, bytes);
-        Ok(())
+        self.copy_in(offset, bytes)
     }
 
     async fn flush(&self) -> io::Result<()> {

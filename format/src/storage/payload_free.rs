@@ -1,6 +1,7 @@
 //! A byte store in memory that keeps metadata and no guest payload.
 
 use super::{DataKind, Holes, MetadataKind, Payload, Storage};
+use crate::byte_range::length_of;
 use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
@@ -24,7 +25,7 @@ impl Payload for Hollow {
     }
 
     fn slice(&self, range: Range<u64>) -> Self {
-        Hollow(range.end - range.start)
+        Hollow(length_of(&range))
     }
 
     fn concat(parts: &[Self]) -> Self {
@@ -42,6 +43,11 @@ const CHUNK: u64 = PAGE * PAGES_PER_CHUNK;
 
 type Page = [u8; PAGE as usize];
 
+/// How many of `len` bytes from `position` on lie in its page.
+fn rest_of_page(position: u64, len: usize) -> usize {
+    len.min(PAGE.saturating_sub(position % PAGE) as usize)
+}
+
 /// The non-zero metadata pages among 64: one bit of `present` a page, the pages themselves in order.
 #[derive(Clone, Debug, Default)]
 struct Chunk {
@@ -51,14 +57,14 @@ struct Chunk {
 
 impl Chunk {
     fn rank(&self, page: u64) -> usize {
-        (self.present & ((1 << page) - 1)).count_ones() as usize
+        (self.present & !(u64::MAX << page)).count_ones() as usize
     }
 
     fn get(&self, page: u64) -> Option<&Page> {
-        (self.present >> page & 1 == 1).then(|| &self.pages[self.rank(page)])
+        if self.present >> page & 1 == 1 { self.pages.get(self.rank(page)) } else { None }
     }
 
-    fn get_or_insert(&mut self, page: u64) -> &mut Page {
+    fn get_or_insert(&mut self, page: u64) -> Option<&mut Page> {
         let rank = self.rank(page);
         if self.present >> page & 1 == 0 {
             // Most chunks hold one or two pages for ever: growing by doubling would waste most of the memory.
@@ -66,7 +72,7 @@ impl Chunk {
             self.pages.insert(rank, [0; PAGE as usize]);
             self.present |= 1 << page;
         }
-        &mut self.pages[rank]
+        self.pages.get_mut(rank)
     }
 
     fn remove(&mut self, page: u64) {
@@ -92,9 +98,9 @@ impl Contents {
         let first = range.start / CHUNK;
         let last = range.end.div_ceil(CHUNK).min(self.chunks.len() as u64);
         for number in first..last {
-            let Some(chunk) = &mut self.chunks[number as usize] else { continue };
-            let whole = range.start.saturating_sub(number * CHUNK).div_ceil(PAGE)
-                ..((range.end - number * CHUNK) / PAGE).min(PAGES_PER_CHUNK);
+            let Some(Some(chunk)) = self.chunks.get_mut(number as usize) else { continue };
+            let within = |at: u64| at.saturating_sub(number.saturating_mul(CHUNK));
+            let whole = within(range.start).div_ceil(PAGE)..(within(range.end) / PAGE).min(PAGES_PER_CHUNK);
             for page in whole {
                 if chunk.get(page).is_some() {
                     Rc::make_mut(chunk).remove(page);
@@ -111,10 +117,14 @@ impl Contents {
             return;
         }
         if self.chunks.len() as u64 <= number {
-            self.chunks.resize_with(number as usize + 1, || None);
+            self.chunks.resize_with((number as usize).saturating_add(1), || None);
         }
-        let chunk = Rc::make_mut(self.chunks[number as usize].get_or_insert_default());
-        chunk.get_or_insert(page)[within..within + bytes.len()].copy_from_slice(bytes);
+        let Some(chunk) = self.chunks.get_mut(number as usize) else { return };
+        let chunk = Rc::make_mut(chunk.get_or_insert_default());
+        let place = within..within.saturating_add(bytes.len());
+        if let Some(place) = chunk.get_or_insert(page).and_then(|page| page.get_mut(place)) {
+            place.copy_from_slice(bytes);
+        }
         if zero && chunk.get(page).is_some_and(|page| page.iter().all(|byte| *byte == 0)) {
             chunk.remove(page);
         }
@@ -165,10 +175,12 @@ impl PayloadFree {
     /// Bytes of memory that the content takes, with what is shared with forks.
     pub fn memory(&self) -> u64 {
         let contents = self.contents.borrow();
-        let chunk_memory =
-            |chunk: &Rc<Chunk>| size_of::<Chunk>() + chunk.pages.capacity() * size_of::<Page>();
+        let chunk_memory = |chunk: &Rc<Chunk>| {
+            chunk.pages.capacity().saturating_mul(size_of::<Page>()).saturating_add(size_of::<Chunk>())
+        };
         let chunks: usize = contents.chunks.iter().flatten().map(chunk_memory).sum();
-        (chunks + contents.chunks.capacity() * size_of::<Option<Rc<Chunk>>>()) as u64
+        let table = contents.chunks.capacity().saturating_mul(size_of::<Option<Rc<Chunk>>>());
+        chunks.saturating_add(table) as u64
     }
 }
 
@@ -180,7 +192,7 @@ impl Storage for PayloadFree {
     }
 
     async fn write(&self, offset: u64, parts: &[Hollow]) -> io::Result<()> {
-        let end = offset + Hollow::concat(parts).len();
+        let end = offset.saturating_add(Hollow::concat(parts).len());
         let mut contents = self.contents.borrow_mut();
         if !contents.holes.is_empty() {
             return Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, "a store with holes is only read"));
@@ -194,15 +206,16 @@ impl Storage for PayloadFree {
         let contents = self.contents.borrow();
         let mut bytes = vec![0; len as usize];
         let mut position = offset;
-        while position < offset + len {
-            let end = (position / PAGE * PAGE + PAGE).min(offset + len);
-            if let Some(page) = contents.page(position / CHUNK, position % CHUNK / PAGE) {
-                let within = (position % PAGE) as usize;
-                let copied = (end - position) as usize;
-                let target = (position - offset) as usize;
-                bytes[target..target + copied].copy_from_slice(&page[within..within + copied]);
+        let mut rest = bytes.as_mut_slice();
+        while !rest.is_empty() {
+            let (within, count) = ((position % PAGE) as usize, rest_of_page(position, rest.len()));
+            let (now, later) = rest.split_at_mut(count);
+            let page = contents.page(position / CHUNK, position % CHUNK / PAGE);
+            if let Some(held) = page.and_then(|page| page.get(within..within.saturating_add(count))) {
+                now.copy_from_slice(held);
             }
-            position = end;
+            position = position.saturating_add(now.len() as u64);
+            rest = later;
         }
         Ok(bytes)
     }
@@ -212,10 +225,10 @@ impl Storage for PayloadFree {
         let mut position = offset;
         let mut rest = bytes;
         while !rest.is_empty() {
-            let take = rest.len().min((PAGE - position % PAGE) as usize);
-            contents.write_page(position, &rest[..take]);
-            position += take as u64;
-            rest = &rest[take..];
+            let (now, later) = rest.split_at(rest_of_page(position, rest.len()));
+            contents.write_page(position, now);
+            position = position.saturating_add(now.len() as u64);
+            rest = later;
         }
         contents.len = contents.len.max(position);
         Ok(())

@@ -85,7 +85,7 @@ fn share(part: u64, whole: u64) -> f64 {
 
 fn counts(trace: &Trace, op: Op) -> Counts {
     trace.requests.iter().filter(|request| request.op == op).fold(Counts::default(), |sum, request| Counts {
-        requests: sum.requests + 1,
+        requests: sum.requests.saturating_add(1),
         bytes: sum.bytes.saturating_add(request.length),
     })
 }
@@ -104,9 +104,11 @@ fn in_flight(trace: &Trace) -> Vec<u64> {
         }
         ends.push(Reverse(request.end));
         if found.len() <= ends.len() {
-            found.resize(ends.len() + 1, 0);
+            found.resize(ends.len().saturating_add(1), 0u64);
         }
-        found[ends.len()] += 1;
+        if let Some(requests) = found.get_mut(ends.len()) {
+            *requests = requests.saturating_add(1);
+        }
     }
     found
 }
@@ -115,7 +117,7 @@ fn busy_time(trace: &Trace) -> Duration {
     let mut busy = Duration::ZERO;
     let mut counted = Duration::ZERO;
     for request in &trace.requests {
-        busy += request.end.saturating_sub(request.start.max(counted));
+        busy = busy.saturating_add(request.end.saturating_sub(request.start.max(counted)));
         counted = counted.max(request.end);
     }
     busy

@@ -84,7 +84,9 @@ impl Dependencies {
         let completions: BTreeSet<_> = requests.iter().enumerate().map(|(i, r)| (r.end, i)).collect();
         let links = requests.iter().enumerate().map(|(i, request)| {
             match completions.range(..(request.start, i)).next_back() {
-                Some(&(end, before)) => Link { waits_for: Some(before), think: request.start - end },
+                Some(&(end, before)) => {
+                    Link { waits_for: Some(before), think: request.start.saturating_sub(end) }
+                }
                 None => Link { waits_for: None, think: request.start },
             }
         });
@@ -97,9 +99,9 @@ impl Dependencies {
         let mut learned = Learned { dependencies: Dependencies::infer(trace), matched: 0 };
         let carried: Vec<_> = slowed.iter().map(|slow| carry_over(trace, slow)).collect();
         for (i, link) in learned.dependencies.links.iter_mut().enumerate() {
-            if let Some(better) = carried.iter().find_map(|links| links[i]) {
+            if let Some(better) = carried.iter().find_map(|links| links.get(i).copied().flatten()) {
                 *link = better;
-                learned.matched += 1;
+                learned.matched = learned.matched.saturating_add(1);
             }
         }
         learned
@@ -113,8 +115,8 @@ impl Dependencies {
         let mut last = Duration::ZERO;
         for (link, request) in self.links.iter().zip(&trace.requests) {
             let waited = link.waits_for.and_then(|before| ends.get(before)).copied().unwrap_or_default();
-            let start = waited + link.think;
-            let end = start + latency(request);
+            let start = waited.saturating_add(link.think);
+            let end = start.saturating_add(latency(request));
             first = first.min(start);
             last = last.max(end);
             ends.push(end);
@@ -161,22 +163,26 @@ impl<'a> Waitable<'a> {
     fn new(trace: &Trace, slow: &'a Trace, counterparts: &[Option<usize>]) -> Self {
         let mut here = vec![None; slow.requests.len()];
         let mut later = Vec::new();
-        for (i, counterpart) in counterparts.iter().enumerate() {
-            if let Some(in_slow) = *counterpart {
-                here[in_slow] = Some(i);
-                later.push((trace.requests[i].end, i, in_slow));
+        for (i, (request, counterpart)) in trace.requests.iter().zip(counterparts).enumerate() {
+            if let Some(in_slow) = *counterpart
+                && let Some(place) = here.get_mut(in_slow)
+            {
+                *place = Some(i);
+                later.push((request.end, i, in_slow));
             }
         }
         later.sort_unstable_by(|a, b| b.cmp(a));
-        let alone = here.iter().enumerate().filter(|(_, counterpart)| counterpart.is_none());
-        let completions = alone.map(|(i, _)| (slow.requests[i].end, i)).collect();
+        let ends = slow.requests.iter().map(|request| request.end).zip(0..);
+        let alone = ends.zip(&here).filter(|(_, counterpart)| counterpart.is_none());
+        let completions = alone.map(|(end, _)| end).collect();
         Waitable { slow, here, completions, later }
     }
 
     /// Admits what the request `i` of the recording at hand, issued at `now`, may have waited for there.
     fn advance(&mut self, now: Duration, i: usize) {
         while let Some((.., in_slow)) = self.later.pop_if(|(end, before, _)| (*end, *before) < (now, i)) {
-            self.completions.insert((self.slow.requests[in_slow].end, in_slow));
+            let request = self.slow.requests.get(in_slow);
+            self.completions.extend(request.map(|request| (request.end, in_slow)));
         }
     }
 
@@ -184,13 +190,13 @@ impl<'a> Waitable<'a> {
     fn link(&self, mut at: usize) -> Link {
         let mut think = Duration::ZERO;
         loop {
-            let start = self.slow.requests[at].start;
+            let start = self.slow.requests.get(at).map(|request| request.start).unwrap_or_default();
             let Some(&(end, before)) = self.completions.range(..(start, at)).next_back() else {
-                return Link { waits_for: None, think: think + start };
+                return Link { waits_for: None, think: think.saturating_add(start) };
             };
-            think += start - end;
-            if self.here[before].is_some() {
-                return Link { waits_for: self.here[before], think };
+            think = think.saturating_add(start.saturating_sub(end));
+            if let Some(waits_for) = self.here.get(before).copied().flatten() {
+                return Link { waits_for: Some(waits_for), think };
             }
             at = before;
         }

@@ -107,7 +107,7 @@ fn check(key: &str, value: &str) -> Result<(), MetadataError> {
     if value.is_empty() || value.trim() != value || value.chars().any(|c| c.is_control() || c == '\u{fffd}') {
         return Err(MetadataError::Value(shortened(key)));
     }
-    if (key.len() + value.len() + "# : ".len()) as u64 >= MAX_LINE {
+    if ["# ", key, ": ", value].iter().map(|part| part.len() as u64).sum::<u64>() >= MAX_LINE {
         return Err(MetadataError::Long(shortened(key)));
     }
     Ok(())

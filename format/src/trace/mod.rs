@@ -137,11 +137,9 @@ impl Trace {
     /// # Errors
     /// [`TraceError::BeyondDisk`] with the first request that ends beyond it.
     pub fn check_within(&self, disk_size: u64) -> Result<(), TraceError> {
-        match self.requests.iter().position(|request| request.range().end > disk_size) {
+        match (1..).zip(&self.requests).find(|(_, request)| request.range().end > disk_size) {
             None => Ok(()),
-            Some(index) => {
-                Err(TraceError::BeyondDisk { number: index + 1, request: self.requests[index], disk_size })
-            }
+            Some((number, request)) => Err(TraceError::BeyondDisk { number, request: *request, disk_size }),
         }
     }
 }

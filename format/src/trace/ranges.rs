@@ -1,5 +1,6 @@
 //! Sets of bytes of a disk, kept as ranges.
 
+use crate::byte_range::length_of;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -18,7 +19,7 @@ impl Ranges {
 
     /// How many bytes are in the set.
     pub fn bytes(&self) -> u64 {
-        self.iter().map(|range| range.end - range.start).sum()
+        self.iter().map(|range| length_of(&range)).sum()
     }
 
     pub fn insert(&mut self, range: Range<u64>) {
@@ -59,7 +60,7 @@ impl Ranges {
     pub fn rounded_out(&self, granularity: u64) -> Ranges {
         let mut rounded = Ranges::default();
         for range in self.iter() {
-            let start = range.start - range.start % granularity;
+            let start = range.start.saturating_sub(range.start.checked_rem(granularity).unwrap_or(0));
             let end = range.end.div_ceil(granularity).saturating_mul(granularity);
             rounded.insert(start..end);
         }

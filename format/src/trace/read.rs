@@ -104,7 +104,7 @@ impl<'a> Text<'a> {
         if self.input.read_until(b'\n', &mut line).map_err(|error| self.error(error))? == 0 {
             return Ok(None);
         }
-        self.lines += 1;
+        self.lines = self.lines.saturating_add(1);
         Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()))
     }
 
@@ -247,7 +247,7 @@ impl<'a> Parser<'a> {
 
     /// The line of the record that was read last; the metadata stand before what the CSV reader counts.
     fn line(&self) -> u64 {
-        self.csv.get_ref().line() + self.csv.position().line().saturating_sub(1)
+        self.csv.get_ref().line().saturating_add(self.csv.position().line().saturating_sub(1))
     }
 
     fn file(&self) -> String {
@@ -283,16 +283,15 @@ impl Row<'_> {
             }
         } else if length == 0 {
             return Err(self.wrong(4, format!("a {op} has at least 1 byte")));
-        } else if offset > MAX_OFFSET - length {
-            return Err(
-                self.wrong(4, format!("with the offset {offset}, at most {} would be", MAX_OFFSET - offset))
-            );
+        } else if length > MAX_OFFSET.saturating_sub(offset) {
+            let most = MAX_OFFSET.saturating_sub(offset);
+            return Err(self.wrong(4, format!("with the offset {offset}, at most {most} would be")));
         }
         Ok(Request { start, end, op, offset, length })
     }
 
     fn time(&self, column: usize) -> Result<Duration, TraceError> {
-        let most = MAX_TIME.as_secs() * 1_000_000;
+        let most = MAX_TIME.as_micros() as u64;
         self.number(column, most, "microseconds").map(Duration::from_micros)
     }
 
@@ -304,14 +303,14 @@ impl Row<'_> {
     }
 
     fn field(&self, column: usize) -> &[u8] {
-        self.record.get(self.columns[column]).unwrap_or_default()
+        self.columns.get(column).and_then(|place| self.record.get(*place)).unwrap_or_default()
     }
 
     fn wrong(&self, column: usize, expected: String) -> TraceError {
         TraceError::Field {
             file: self.file.to_owned(),
             line: self.line,
-            column: COLUMNS[column],
+            column: COLUMNS.get(column).copied().unwrap_or_default(),
             value: printable(self.field(column)),
             expected,
         }
@@ -360,14 +359,14 @@ impl<R> Bounded<R> {
 impl<R: Read> Read for Bounded<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.input.read(buffer)?;
-        self.bytes += count as u64;
+        self.bytes = self.bytes.saturating_add(count as u64);
         if self.bytes > MAX_BYTES {
             return Err(io::Error::other(Excess::Bytes));
         }
-        for byte in &buffer[..count] {
-            self.line += 1;
+        for byte in buffer.iter().take(count) {
+            self.line = self.line.saturating_add(1);
             if *byte == b'\n' {
-                self.lines += 1;
+                self.lines = self.lines.saturating_add(1);
                 self.line = 0;
             } else if self.line > MAX_LINE {
                 return Err(io::Error::other(Excess::Line));

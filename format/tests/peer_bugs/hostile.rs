@@ -3,16 +3,17 @@
 use crate::common::assert_same;
 use crate::common::qemu;
 use crate::common::steered::Steered;
-use crate::tables::{field, set_u32};
+use crate::tables::{field, set_u32, set_u64};
 use crate::{folder_with, new_image, open, with_clusters};
 use bytes::Bytes;
 use std::path::Path;
 use std::rc::Rc;
 use vmicache_format::disk::Disk;
 use vmicache_format::files::{ChainOptions, Format, NamedFiles, create_image, open_chain};
+use vmicache_format::qcow2::check::{CheckOptions, check};
 use vmicache_format::qcow2::{CreateOptions, Mode, read_header};
 use vmicache_format::runtime::LocalRuntime;
-use vmicache_format::storage::{HostFile, Memory};
+use vmicache_format::storage::{Access, HostFile, Memory, Storage};
 use vmicache_format::{Error, Result};
 
 const DISK: u64 = 1 << 20;
@@ -57,6 +58,30 @@ fn a_refcount_table_of_no_clusters_is_refused() {
         assert_field_is_refused(version, field::REFCOUNT_TABLE_CLUSTERS, 0);
         assert_field_is_refused(version, field::REFCOUNT_TABLE_CLUSTERS, u32::MAX);
     }
+}
+
+/// Tables that begin so late that their end is no number are said to be wrong, wherever the image is stored.
+#[test]
+fn a_snapshot_table_that_ends_beyond_all_numbers_is_refused() {
+    for (version, cluster_size) in [(2, 4096), (3, 512), (3, 65536)] {
+        let options = CreateOptions { version, ..with_clusters(cluster_size, DISK) };
+        let mut bytes = new_image(&options).to_vec();
+        set_u32(&mut bytes, field::NB_SNAPSHOTS, 1);
+        for offset in [cluster_size.wrapping_neg(), 1 << 63, 1 << 56] {
+            set_u64(&mut bytes, field::SNAPSHOTS, offset);
+            let folder = folder_with(&bytes);
+            let file = HostFile::open(&folder.path().join("image"), Access::Read).expect("a file");
+            assert_snapshots_are_refused(&Memory::new(bytes.clone()));
+            assert_snapshots_are_refused(&file);
+        }
+    }
+}
+
+fn assert_snapshots_are_refused<S: Storage>(storage: &S) {
+    let checked = LocalRuntime::new().block_on(check(storage, "image", &CheckOptions::default()));
+    let error = checked.expect_err("that is wrong");
+    let Error::Invalid { structure, offset, .. } = &error else { panic!("{error:?}") };
+    assert_eq!((*structure, *offset), ("header", field::NB_SNAPSHOTS), "{error}");
 }
 
 /// Nothing is read, nothing is written; what the image is can be said.

@@ -26,6 +26,8 @@ pub mod field {
     pub const L1_TABLE: u64 = 40;
     pub const REFCOUNT_TABLE: u64 = 48;
     pub const REFCOUNT_TABLE_CLUSTERS: u64 = 56;
+    pub const NB_SNAPSHOTS: u64 = 60;
+    pub const SNAPSHOTS: u64 = 64;
     pub const REFCOUNT_ORDER: u64 = 96;
 }
 

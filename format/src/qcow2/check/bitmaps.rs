@@ -1,6 +1,6 @@
 //! Persistent bitmaps: their directory, tables and clusters.
 
-use super::examination::{Examination, Place, REQUEST, word};
+use super::examination::{Examination, Place, REQUEST, number, word};
 use crate::error::Result;
 use crate::qcow2::geometry::OFFSET_MASK;
 use crate::qcow2::header::extension;
@@ -42,20 +42,20 @@ impl<S: Storage> Examination<'_, S> {
         let directory = read.map_err(self.blame.io("reading the bitmap directory", offset))?;
         let mut position = 0;
         while let Some(entry) = directory.get(position..).filter(|rest| rest.len() >= FIXED) {
-            let Some(length) = self.use_bitmap(offset + position as u64, entry).await? else { break };
-            position += length;
+            let Some(length) = self.use_bitmap(offset.saturating_add(position as u64), entry).await? else {
+                break;
+            };
+            position = length.saturating_add(position);
         }
         Ok(())
     }
 
     /// Counts what one bitmap uses; the bytes of its entry, `None` if that goes beyond the directory.
     async fn use_bitmap(&mut self, position: u64, entry: &[u8]) -> Result<Option<usize>> {
-        let field = |at: usize, bytes: usize| {
-            let field = entry.get(at..at + bytes).unwrap_or_default();
-            field.iter().fold(0u64, |value, byte| value << 8 | u64::from(*byte))
-        };
+        let field = |at: usize, bytes: usize| number(entry, at, bytes).unwrap_or(0);
         let (offset, entries) = (field(0, 8), field(8, 4));
-        let length = (FIXED as u64 + field(20, 4) + field(18, 2)).next_multiple_of(8) as usize;
+        let lengths = [FIXED as u64, field(20, 4), field(18, 2)];
+        let length = lengths.iter().sum::<u64>().next_multiple_of(8) as usize;
         if length > entry.len() || !self.layout.is_aligned(offset) || entries > MAX_TABLE {
             self.is_incomplete = true;
             self.corruption(1, DIRECTORY, position, None, || {
@@ -63,22 +63,23 @@ impl<S: Storage> Examination<'_, S> {
             });
             return Ok(Some(length).filter(|length| *length <= entry.len()));
         }
+        let bytes = entries.saturating_mul(8);
         // Many bitmaps that claim one place would have it read many times.
-        if self.use_metadata(TABLE, offset, entries * 8, 1) != Place::Own {
+        if self.use_metadata(TABLE, offset, bytes, 1) != Place::Own {
             self.is_incomplete = true;
             return Ok(Some(length));
         }
-        let end = (offset + entries * 8).min(self.layout.file_len);
+        let end = offset.saturating_add(bytes).min(self.layout.file_len);
         let mut position = offset;
         while position < end {
-            let bytes = REQUEST.min(end - position);
+            let bytes = REQUEST.min(end.saturating_sub(position));
             let table = self.read(MetadataKind::Header, position, bytes).await?.unwrap_or_default();
             let words = (0..table.len()).step_by(8).filter_map(|at| word(&table, at));
             for (entry, at) in words.zip((position..).step_by(8)).filter(|(entry, _)| *entry != 0) {
                 self.use_bitmap_cluster(entry, at);
             }
             self.check_memory()?;
-            position += bytes;
+            position = position.saturating_add(bytes);
         }
         Ok(Some(length))
     }

@@ -12,14 +12,14 @@ const L2: &str = "L2 table";
 
 impl L2Entry {
     pub(super) fn of(table: &[u8], index: u64, layout: &Layout) -> Self {
-        let at = (index * layout.l2_entry_bytes()) as usize;
-        let bitmap = if layout.is_extended { word(table, at + 8) } else { None };
+        let at = layout.l2_entry_at(index) as usize;
+        let bitmap = if layout.is_extended { word(table, at.saturating_add(8)) } else { None };
         L2Entry { word: word(table, at).unwrap_or(0), bitmap: bitmap.unwrap_or(0) }
     }
 
     /// Writes it back.
     pub(super) fn store(self, table: &mut [u8], index: u64, layout: &Layout) {
-        let at = (index * layout.l2_entry_bytes()) as usize;
+        let at = layout.l2_entry_at(index) as usize;
         let bytes = [self.word.to_be_bytes(), self.bitmap.to_be_bytes()].concat();
         let entry = table.iter_mut().skip(at).take(layout.l2_entry_bytes() as usize);
         entry.zip(bytes).for_each(|(place, byte)| *place = byte);
@@ -57,6 +57,10 @@ impl L2Entry {
     }
 }
 
+fn add(count: &mut u64, more: u64) {
+    *count = count.saturating_add(more);
+}
+
 /// Entries that follow each other in a table and in the file, alike but for that.
 struct Run<'a> {
     table: &'a TableUse,
@@ -70,23 +74,24 @@ impl<S: Storage> Examination<'_, S> {
     pub(super) fn follow_l2_table(&mut self, table: &TableUse, entries: &[u8]) {
         let layout = self.layout;
         let mut expected = None;
-        let mut index = 0;
+        let mut index = 0u64;
         while index < layout.l2_entries() {
             let entry = L2Entry::of(entries, index, &layout);
-            let mut length = 1;
+            let mut length = 1u64;
             if entry.is_compressed() {
                 self.check_compressed(table, index, entry);
             } else if entry != L2Entry::default() {
                 if entry.is_allocated(&layout) {
                     let goes_on = |number: &u64| {
-                        let next = L2Entry::of(entries, index + number, &layout);
+                        let next = L2Entry::of(entries, index.saturating_add(*number), &layout);
                         entry.further(*number, &layout) == Some(next)
                     };
-                    length += (1..layout.l2_entries() - index).take_while(goes_on).count() as u64;
+                    let behind = 1..layout.l2_entries().saturating_sub(index);
+                    length = length.saturating_add(behind.take_while(goes_on).count() as u64);
                 }
                 self.check_standard(&Run { table, index, entry, length }, &mut expected);
             }
-            index += length;
+            index = index.saturating_add(length);
         }
     }
 
@@ -102,15 +107,20 @@ impl<S: Storage> Examination<'_, S> {
         times: u64,
         text: impl FnOnce() -> String,
     ) {
-        let at = run.table.offset + run.index * self.layout.l2_entry_bytes();
+        let at = run.table.offset.saturating_add(self.layout.l2_entry_at(run.index));
         let guest = self.layout.guest_offset(run.table.l1_index, run.index);
         self.corruption(times.saturating_mul(run.length), structure, at, Some(guest), text);
+    }
+
+    /// Counts an entry that has one right form only, if it does.
+    fn count_wrong_entry(&mut self, has_one_form: bool) {
+        self.wrong_entries = self.wrong_entries.saturating_add(u64::from(has_one_form));
     }
 
     /// Counts flags that contradict a refcount.
     fn wrong_flag(&mut self, run: &Run<'_>, refcount: u64) {
         let (times, word) = (run.table.active, run.entry.word);
-        self.wrong_flags += times * run.length;
+        self.wrong_flags = self.wrong_flags.saturating_add(times.saturating_mul(run.length));
         self.wrong_in(FLAG, run, times, || {
             format!("OFLAG_COPIED data cluster: l2_entry={word:x} refcount={refcount}")
         });
@@ -139,14 +149,14 @@ impl<S: Storage> Examination<'_, S> {
             });
         }
         if !layout.is_aligned(entry.offset()) {
-            self.wrong_entries += u64::from(entry.is_misplaced_zero(&layout));
+            self.count_wrong_entry(entry.is_misplaced_zero(&layout));
             self.wrong(run, times, || format!("the offset {:#x} is not cluster aligned", entry.offset()));
         }
         if run.table.active > 0 {
             let fragments = u64::from(expected.is_some_and(|offset| offset != entry.offset()));
-            self.report.allocated_clusters += run.length * run.table.active;
-            self.report.fragmented_clusters += fragments * run.table.active;
-            *expected = Some(entry.offset() + run.length * layout.cluster_size());
+            add(&mut self.report.allocated_clusters, run.length.saturating_mul(run.table.active));
+            add(&mut self.report.fragmented_clusters, fragments.saturating_mul(run.table.active));
+            *expected = Some(entry.offset().saturating_add(layout.bytes_of(run.length)));
         }
         if layout.has_data_file {
             self.check_in_data_file(run);
@@ -176,16 +186,16 @@ impl<S: Storage> Examination<'_, S> {
         // The file's last cluster need not be complete.
         let inside = layout.file_len.saturating_sub(offset).div_ceil(cluster).min(run.length);
         if inside > 0
-            && let Some(clusters) = self.clusters(offset, inside * cluster)
+            && let Some(clusters) = self.clusters(offset, layout.bytes_of(inside))
         {
             self.references.add(clusters, table.times, false);
         }
         if inside < run.length {
-            let outside = Run { index: run.index + inside, length: run.length - inside, ..*run };
-            let len = layout.file_len;
-            self.dangles(offset + inside * cluster, outside.length * cluster);
-            self.wrong(&outside, table.times, || {
-                format!("data at {:#x}, but the file ends at {len:#x}", offset + inside * cluster)
+            let (index, length) = (run.index.saturating_add(inside), run.length.saturating_sub(inside));
+            let (offset, len) = (offset.saturating_add(layout.bytes_of(inside)), layout.file_len);
+            self.dangles(offset, layout.bytes_of(length));
+            self.wrong(&Run { index, length, ..*run }, table.times, || {
+                format!("data at {offset:#x}, but the file ends at {len:#x}")
             });
         }
         if table.active > 0 {
@@ -196,13 +206,16 @@ impl<S: Storage> Examination<'_, S> {
     fn check_flags(&mut self, run: &Run<'_>) {
         let first = run.entry.offset() >> self.layout.cluster_bits;
         let mut contradictions = Vec::new();
-        let clusters = first..first + run.length;
+        let clusters = first..first.saturating_add(run.length);
         self.references.refcount_one_is_not(clusters, run.entry.is_copied(), |cluster, refcount| {
-            contradictions.push((cluster - first, refcount));
+            contradictions.push((cluster.saturating_sub(first), refcount));
         });
         for (number, refcount) in contradictions {
-            let entry = L2Entry { word: run.entry.word + (number << self.layout.cluster_bits), ..run.entry };
-            self.wrong_flag(&Run { index: run.index + number, length: 1, entry, ..*run }, refcount);
+            let entry = run.entry.further(number, &self.layout).unwrap_or(run.entry);
+            self.wrong_flag(
+                &Run { index: run.index.saturating_add(number), length: 1, entry, ..*run },
+                refcount,
+            );
         }
     }
 
@@ -210,13 +223,13 @@ impl<S: Storage> Examination<'_, S> {
         let run = Run { table, index, entry, length: 1 };
         let L2Entry { word, bitmap } = entry;
         if entry.is_copied() {
-            self.wrong_entries += 1;
+            self.count_wrong_entry(true);
             self.wrong(&run, table.times, || {
                 format!("a compressed cluster has OFLAG_COPIED set: {word:#018x}")
             });
         }
         if bitmap != 0 {
-            self.wrong_entries += 1;
+            self.count_wrong_entry(true);
             self.wrong(&run, table.times, || format!("a compressed cluster has subclusters: {bitmap:#018x}"));
         }
         if self.layout.has_data_file {
@@ -242,9 +255,9 @@ impl<S: Storage> Examination<'_, S> {
             }
         }
         if table.active > 0 {
-            self.report.allocated_clusters += table.active;
-            self.report.compressed_clusters += table.active;
-            self.report.fragmented_clusters += table.active;
+            add(&mut self.report.allocated_clusters, table.active);
+            add(&mut self.report.compressed_clusters, table.active);
+            add(&mut self.report.fragmented_clusters, table.active);
         }
     }
 }

@@ -4,6 +4,7 @@ use super::layout::Layout;
 use super::mapping::TableUse;
 use super::references::References;
 use super::report::{FLAG, Finding, FindingKind, Report};
+use crate::byte_range::range_at;
 use crate::error::{Blame, Result};
 use crate::qcow2::header::Header;
 use crate::storage::{MetadataKind, Storage};
@@ -121,7 +122,7 @@ impl<'a, S: Storage> Examination<'a, S> {
         text: impl FnOnce() -> String,
     ) {
         if self.report.findings.len() >= self.max_findings {
-            self.report.findings_left_out += 1;
+            self.report.findings_left_out = self.report.findings_left_out.saturating_add(1);
             return;
         }
         let finding = Finding { kind, structure, host_offset, guest_offset, repaired: false, text: text() };
@@ -154,7 +155,7 @@ impl<'a, S: Storage> Examination<'a, S> {
     /// Remembers that something points at bytes beyond the file.
     pub fn dangles(&mut self, offset: u64, bytes: u64) {
         let bits = self.layout.cluster_bits;
-        let run = offset >> bits..(offset.saturating_add(bytes).saturating_sub(1) >> bits) + 1;
+        let run = offset >> bits..offset.saturating_add(bytes).div_ceil(self.layout.cluster_size());
         match self.dangling.last_mut() {
             Some(last) if last.end == run.start => last.end = run.end,
             _ => self.dangling.push(run),
@@ -186,7 +187,7 @@ impl<'a, S: Storage> Examination<'a, S> {
     /// reading, while files without holes are not searched for any, which takes longer than to read the tables.
     pub async fn read(&self, kind: MetadataKind, offset: u64, bytes: u64) -> Result<Option<Vec<u8>>> {
         if bytes >= WORTH_A_LOOK && self.read_zeroes.get() {
-            let range = offset..offset + bytes;
+            let range = range_at(offset, bytes);
             let hole = self.storage.hole(&range).await;
             if hole.map_err(self.blame.io("looking for holes", offset))? == (true, range.end) {
                 return Ok(None);
@@ -200,8 +201,8 @@ impl<'a, S: Storage> Examination<'a, S> {
 
     /// Refuses to go on once the counts take too much memory.
     pub fn check_memory(&self) -> Result<()> {
-        let dangling = self.dangling.capacity() * size_of::<Range<u64>>();
-        if self.references.memory() + dangling as u64 <= self.memory_limit {
+        let dangling = self.dangling.capacity().saturating_mul(size_of::<Range<u64>>());
+        if self.references.memory().saturating_add(dangling as u64) <= self.memory_limit {
             return Ok(());
         }
         let problem = format!(
@@ -243,11 +244,17 @@ pub(super) fn word(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_be_bytes(bytes.try_into().ok()?))
 }
 
+/// The big-endian number of at most 8 bytes at a byte of a buffer.
+pub(super) fn number(buffer: &[u8], at: usize, bytes: usize) -> Option<u64> {
+    let field = buffer.get(at..at.checked_add(bytes)?)?;
+    Some(field.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+}
+
 /// How many of the sorted `offsets`, each the start of a structure of `bytes` bytes, one request can read: those
 /// that lie one behind the other.
 pub(super) fn neighbours(mut offsets: impl Iterator<Item = u64>, bytes: u64) -> usize {
     let Some(first) = offsets.next() else { return 0 };
-    let most = (REQUEST / bytes).max(1);
-    let behind = (1..most).zip(offsets).take_while(|(number, offset)| *offset == first + number * bytes);
-    1 + behind.count()
+    let most = REQUEST.checked_div(bytes).unwrap_or(1).max(1);
+    let expected = (1..most).map(|number| first.saturating_add(bytes.saturating_mul(number)));
+    expected.zip(offsets).take_while(|(expected, offset)| expected == offset).count().saturating_add(1)
 }

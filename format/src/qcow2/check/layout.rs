@@ -39,22 +39,47 @@ impl Layout {
         self.file_len.div_ceil(self.cluster_size())
     }
 
+    /// Bytes of so many clusters.
+    pub fn bytes_of(&self, clusters: u64) -> u64 {
+        clusters.saturating_mul(self.cluster_size())
+    }
+
     pub fn is_aligned(&self, offset: u64) -> bool {
-        offset & (self.cluster_size() - 1) == 0
+        offset.is_multiple_of(self.cluster_size())
+    }
+
+    /// Binary logarithm of the refcounts in a block.
+    fn block_bits(&self) -> u32 {
+        self.cluster_bits.saturating_add(3).saturating_sub(self.width.bits().ilog2())
     }
 
     /// Refcounts in a block.
     pub fn block_entries(&self) -> u64 {
-        self.cluster_size() * 8 / u64::from(self.width.bits())
+        1 << self.block_bits()
+    }
+
+    /// The index of the refcount block that counts a cluster.
+    pub fn block_of(&self, cluster: u64) -> u64 {
+        cluster >> self.block_bits()
+    }
+
+    /// The cluster that the refcount with index `entry` of the block with index `block` counts.
+    pub fn counted(&self, block: u64, entry: u64) -> u64 {
+        block.saturating_mul(self.block_entries()).saturating_add(entry)
     }
 
     pub fn l2_entry_bytes(&self) -> u64 {
         if self.is_extended { 16 } else { 8 }
     }
 
+    /// The byte of an L2 table at which the entry with index `index` begins.
+    pub fn l2_entry_at(&self, index: u64) -> u64 {
+        index.saturating_mul(self.l2_entry_bytes())
+    }
+
     /// Entries of an L2 table.
     pub fn l2_entries(&self) -> u64 {
-        self.cluster_size() / self.l2_entry_bytes()
+        self.cluster_size() >> self.l2_entry_bytes().ilog2()
     }
 
     /// The byte of the disk at which the cluster with index `entry` of the L2 table with index `l1_index` begins.

@@ -37,7 +37,7 @@ struct Piece {
 
 /// The L1 tables cut into pieces, in the order of the file.
 fn pieces(tables: &[L1Table]) -> Vec<Piece> {
-    let mut edges: Vec<(u64, bool, L1Table)> = Vec::with_capacity(2 * tables.len());
+    let mut edges: Vec<(u64, bool, L1Table)> = Vec::with_capacity(tables.len().saturating_mul(2));
     for table in tables.iter().filter(|table| table.bytes > 0) {
         edges.push((table.offset, true, *table));
         edges.push((table.offset.saturating_add(table.bytes), false, *table));
@@ -51,7 +51,8 @@ fn pieces(tables: &[L1Table]) -> Vec<Piece> {
         start = end;
         let is_active = u64::from(table.is_active);
         if begins {
-            (times, active, begun) = (times + 1, active + is_active, table.offset);
+            (times, active, begun) =
+                (times.saturating_add(1), active.saturating_add(is_active), table.offset);
         } else {
             (times, active) = (times.saturating_sub(1), active.saturating_sub(is_active));
         }
@@ -67,20 +68,20 @@ impl<S: Storage> Examination<'_, S> {
             let end = piece.end.min(self.layout.file_len);
             let mut position = piece.start;
             while position < end {
-                let bytes = REQUEST.min(end - position);
+                let bytes = REQUEST.min(end.saturating_sub(position));
                 let entries = self.read(MetadataKind::L1Table, position, bytes).await?.unwrap_or_default();
                 let words = (0..entries.len()).step_by(8).filter_map(|at| word(&entries, at));
                 for (entry, at) in words.zip((position..).step_by(8)).filter(|(entry, _)| *entry != 0) {
                     found.extend(self.follow_l1_entry(entry, at, &piece));
                 }
-                position += bytes;
+                position = position.saturating_add(bytes);
             }
         }
         found.sort_unstable();
         found.dedup_by(|later, kept| {
             let same = later.offset == kept.offset;
             if same {
-                kept.active += later.active;
+                kept.active = kept.active.saturating_add(later.active);
                 kept.times = kept.times.saturating_add(later.times);
             }
             same
@@ -95,7 +96,7 @@ impl<S: Storage> Examination<'_, S> {
 
     fn follow_l1_entry(&mut self, entry: u64, at: u64, piece: &Piece) -> Option<TableUse> {
         let offset = entry & OFFSET_MASK;
-        let l1_index = (at - piece.table) / 8;
+        let l1_index = at.saturating_sub(piece.table) / 8;
         let guest = Some(self.layout.guest_offset(l1_index, 0));
         if entry & L1_RESERVED != 0 {
             self.corruption(piece.times, L1, at, guest, || format!("reserved bits are set in {entry:#018x}"));
@@ -103,7 +104,7 @@ impl<S: Storage> Examination<'_, S> {
         let cluster = offset >> self.layout.cluster_bits;
         let refcount = self.references.tally(cluster).refcount;
         if piece.active > 0 && offset != 0 && (refcount == 1) != (entry & COPIED != 0) {
-            self.wrong_flags += piece.active;
+            self.wrong_flags = self.wrong_flags.saturating_add(piece.active);
             self.corruption(piece.active, FLAG, at, guest, || {
                 format!("OFLAG_COPIED L2 cluster: l1_index={l1_index} l1_entry={entry:x} refcount={refcount}")
             });
@@ -133,7 +134,8 @@ impl<S: Storage> Examination<'_, S> {
         while let Some(first) = rest.first() {
             let (now, later) = rest.split_at(neighbours(rest.iter().map(|table| table.offset), cluster));
             rest = later;
-            let bytes = self.read(MetadataKind::L2Table, first.offset, cluster * now.len() as u64).await?;
+            let bytes = self.layout.bytes_of(now.len() as u64);
+            let bytes = self.read(MetadataKind::L2Table, first.offset, bytes).await?;
             let bytes = bytes.unwrap_or_default();
             for (table, entries) in now.iter().zip(bytes.chunks_exact(cluster as usize)) {
                 self.follow_l2_table(table, entries);

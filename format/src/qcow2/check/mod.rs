@@ -107,7 +107,7 @@ pub async fn check<S: Storage>(storage: &S, name: &str, options: &CheckOptions) 
     let others = |report: &Report, flags| report.corruptions.saturating_sub(flags);
     let fixed = others(&found, found_flags).saturating_sub(others(&now.report, now.wrong_flags));
     let mut report = now.report;
-    report.corruptions_fixed = fixed + second_flags.saturating_sub(now.wrong_flags);
+    report.corruptions_fixed = fixed.saturating_add(second_flags.saturating_sub(now.wrong_flags));
     report.leaks_fixed = found.leaks.saturating_sub(report.leaks);
     // Flags that were wrong because a refcount was are mended with it; others are found again.
     let before = found.findings.into_iter().filter(|finding| finding.structure != report::FLAG);
@@ -125,7 +125,7 @@ fn add_repaired(report: &mut Report, before: impl Iterator<Item = Finding>, max_
     let room = max_findings.saturating_sub(left.len());
     let gone = before.filter(|finding| finding.kind != FindingKind::Note && !left.contains(finding));
     let mut repaired: Vec<Finding> = gone.map(|finding| Finding { repaired: true, ..finding }).collect();
-    report.findings_left_out += repaired.len().saturating_sub(room) as u64;
+    report.findings_left_out = repaired.len().saturating_sub(room) as u64;
     repaired.truncate(room);
     repaired.append(&mut report.findings);
     report.findings = repaired;

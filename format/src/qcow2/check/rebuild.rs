@@ -6,6 +6,7 @@
 use super::examination::Examination;
 use super::report::FindingKind;
 use crate::error::Result;
+use crate::qcow2::geometry::OFFSET_END;
 use crate::qcow2::header::MAX_REFCOUNT_TABLE_BYTES;
 use crate::storage::{MetadataKind, Storage};
 use rustc_hash::FxHashSet;
@@ -25,7 +26,7 @@ struct Plan {
 
 impl Plan {
     fn end(&self) -> u64 {
-        self.taken.iter().max().map_or(0, |last| last + 1)
+        self.taken.iter().max().map_or(0, |last| last.saturating_add(1))
     }
 }
 
@@ -49,11 +50,10 @@ impl<S: Storage> Examination<'_, S> {
             return Ok(());
         };
         let layout = self.layout;
-        let entries = layout.block_entries();
         for (index, cluster) in &plan.blocks {
             let mut block = vec![0; layout.cluster_size() as usize];
-            for entry in 0..entries {
-                let counted = index * entries + entry;
+            for entry in 0..layout.block_entries() {
+                let counted = layout.counted(*index, entry);
                 let count = if plan.taken.contains(&counted) { 1 } else { self.right_refcount(counted) };
                 if count != 0 {
                     layout.width.set(&mut block, entry as usize, count);
@@ -63,7 +63,7 @@ impl<S: Storage> Examination<'_, S> {
         }
         let mut table = vec![0; (plan.table_clusters << layout.cluster_bits) as usize];
         for (index, cluster) in &plan.blocks {
-            let place = table.iter_mut().skip(*index as usize * 8);
+            let place = table.iter_mut().skip((*index as usize).saturating_mul(8));
             place.zip((cluster << layout.cluster_bits).to_be_bytes()).for_each(|(place, byte)| *place = byte);
         }
         self.write_new(MetadataKind::RefcountTable, plan.table, &table).await?;
@@ -102,11 +102,10 @@ impl<S: Storage> Examination<'_, S> {
 
     fn plan(&self, old: &FxHashSet<u64>) -> Option<Plan> {
         let layout = self.layout;
-        let entries = layout.block_entries();
         let mut needed = BTreeSet::new();
         self.references.for_each(|tally| {
             if self.is_used(tally.cluster) {
-                needed.insert(tally.cluster / entries);
+                needed.insert(layout.block_of(tally.cluster));
             }
         });
         let most = MAX_REFCOUNT_TABLE_BYTES >> layout.cluster_bits;
@@ -114,7 +113,7 @@ impl<S: Storage> Examination<'_, S> {
         loop {
             let plan = self.plan_with_table(old, &needed, table_clusters)?;
             let last = plan.blocks.last_key_value().map_or(0, |(index, _)| *index);
-            let wanted = ((last + 1) * 8).div_ceil(layout.cluster_size());
+            let wanted = last.saturating_add(1).saturating_mul(8).div_ceil(layout.cluster_size());
             if wanted > most {
                 return None;
             }
@@ -133,28 +132,29 @@ impl<S: Storage> Examination<'_, S> {
         needed: &BTreeSet<u64>,
         table_clusters: u64,
     ) -> Option<Plan> {
-        let entries = self.layout.block_entries();
-        let end = 1u64 << (56 - self.layout.cluster_bits);
+        let end = OFFSET_END >> self.layout.cluster_bits;
         let free = || (1..end).filter(|cluster| !old.contains(cluster) && !self.is_used(*cluster));
-        let (mut table, mut length) = (0, 0);
+        let (mut table, mut length) = (0u64, 0u64);
         for cluster in free() {
-            (table, length) = if cluster == table + length { (table, length + 1) } else { (cluster, 1) };
+            let goes_on = cluster == table.saturating_add(length);
+            (table, length) = if goes_on { (table, length.saturating_add(1)) } else { (cluster, 1) };
             if length == table_clusters {
                 break;
             }
         }
-        let table_range = table..table + length;
+        let table_range = table..table.saturating_add(length);
         let mut plan =
             Plan { table, table_clusters, blocks: BTreeMap::new(), taken: table_range.clone().collect() };
         let mut pending: BTreeSet<u64> =
-            needed.iter().copied().chain(table_range.map(|cluster| cluster / entries)).collect();
+            needed.iter().copied().chain(table_range.map(|cluster| self.layout.block_of(cluster))).collect();
         let mut places = free();
         while let Some(index) = pending.pop_first() {
             let place = places.by_ref().find(|cluster| !plan.taken.contains(cluster))?;
             plan.blocks.insert(index, place);
             plan.taken.insert(place);
-            if !plan.blocks.contains_key(&(place / entries)) {
-                pending.insert(place / entries);
+            let block = self.layout.block_of(place);
+            if !plan.blocks.contains_key(&block) {
+                pending.insert(block);
             }
         }
         Some(plan)

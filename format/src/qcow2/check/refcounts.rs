@@ -26,7 +26,7 @@ impl<S: Storage> Examination<'_, S> {
         for (index, entry) in (0..).zip(self.refcount_table.clone()).filter(|(_, entry)| *entry != 0) {
             if let Some(problem) = self.block_problem(entry) {
                 self.bad_blocks.insert(index);
-                self.corruption(1, TABLE, offset + index * 8, None, || {
+                self.corruption(1, TABLE, offset.saturating_add(index.saturating_mul(8)), None, || {
                     format!("refcount block {index} {problem} (entry {entry:#x})")
                 });
                 continue;
@@ -62,18 +62,18 @@ impl<S: Storage> Examination<'_, S> {
     async fn load_blocks(&mut self, blocks: &[(u64, u64)]) -> Result<()> {
         let layout = self.layout;
         let (Some((offset, _)), cluster) = (blocks.first(), layout.cluster_size()) else { return Ok(()) };
-        let bytes = self.read(MetadataKind::RefcountBlock, *offset, cluster * blocks.len() as u64).await?;
+        let bytes = layout.bytes_of(blocks.len() as u64);
+        let bytes = self.read(MetadataKind::RefcountBlock, *offset, bytes).await?;
         let Some(bytes) = bytes else { return Ok(()) };
-        let group_bytes = (GROUP as usize * layout.width.bits() as usize) / 8;
-        let entries = layout.block_entries();
+        let group_bytes = (GROUP as usize / 8).saturating_mul(layout.width.bits() as usize);
         let end = layout.file_clusters();
         for ((_, index), block) in blocks.iter().zip(bytes.chunks_exact(cluster as usize)) {
-            let first = index.saturating_mul(entries);
+            let first = layout.counted(*index, 0);
             if first > end {
                 continue;
             }
             // The cluster behind the last may be used by something that ends in it.
-            let groups = (end + 1 - first).div_ceil(GROUP) as usize;
+            let groups = end.saturating_sub(first).saturating_add(1).div_ceil(GROUP) as usize;
             for (number, group) in (first / GROUP..).zip(block.chunks_exact(group_bytes).take(groups)) {
                 if group.iter().any(|byte| *byte != 0) {
                     let counts = (0..GROUP as usize).map(|index| layout.width.get(group, index));
@@ -88,22 +88,21 @@ impl<S: Storage> Examination<'_, S> {
     pub(super) fn compare(&mut self) {
         let references = std::mem::take(&mut self.references);
         let layout = self.layout;
-        let (file_clusters, max, entries) =
-            (layout.file_clusters(), layout.width.max(), layout.block_entries());
-        let (mut end, mut used) = (0, 0);
+        let (file_clusters, max) = (layout.file_clusters(), layout.width.max());
+        let (mut end, mut used) = (0, 0u64);
         references.for_each(|tally| {
             let (cluster, references, refcount) = (tally.cluster, tally.references, tally.refcount);
             if cluster >= file_clusters && references == 0 {
                 return;
             }
-            end = cluster + 1;
-            used += u64::from(references > 0);
+            end = cluster.saturating_add(1);
+            used = used.saturating_add(u64::from(references > 0));
             if references == refcount {
                 return;
             }
             let host_offset = cluster << layout.cluster_bits;
             if references > max {
-                self.corruption(references - max, REFCOUNT, host_offset, None, || {
+                self.corruption(references.saturating_sub(max), REFCOUNT, host_offset, None, || {
                     format!("cluster {cluster} has {references} references, a refcount ends at {max}")
                 });
             }
@@ -112,9 +111,9 @@ impl<S: Storage> Examination<'_, S> {
             if references == refcount {
                 return;
             }
-            self.wrong_blocks.insert(cluster / entries);
+            self.wrong_blocks.insert(layout.block_of(cluster));
             if refcount > references {
-                self.report.leaks += 1;
+                self.report.leaks = self.report.leaks.saturating_add(1);
                 self.note(FindingKind::Leak, REFCOUNT, host_offset, None, text);
             } else {
                 self.corruption(1, REFCOUNT, host_offset, None, text);
@@ -156,7 +155,7 @@ impl<S: Storage> Examination<'_, S> {
             let tally = self.references.tally(cluster);
             let is_new = tally.references <= tally.refcount;
             let kind = if is_new { FindingKind::Corruption } else { FindingKind::Note };
-            self.report.corruptions += u64::from(is_new);
+            self.report.corruptions = self.report.corruptions.saturating_add(u64::from(is_new));
             self.note(kind, "metadata", cluster << self.layout.cluster_bits, None, || {
                 format!("cluster {cluster} holds metadata, and something else uses it, too")
             });

@@ -41,6 +41,18 @@ pub(super) struct References {
     pub overlaps: FxHashSet<u64>,
 }
 
+/// The cluster with this index in a group.
+fn cluster_of(group: u64, index: usize) -> u64 {
+    group.saturating_mul(GROUP).saturating_add(index as u64)
+}
+
+/// The part of a run that lies in the group where it begins: the index of the first cluster, and how many there are.
+fn within_group(run: &Range<u64>) -> (usize, usize) {
+    let first = run.start % GROUP;
+    let count = GROUP.saturating_sub(first).min(run.end.saturating_sub(run.start));
+    (first as usize, count as usize)
+}
+
 impl References {
     fn place(&mut self, number: u64) -> usize {
         if let Some((last, place)) = self.last
@@ -50,9 +62,9 @@ impl References {
         }
         let groups = &mut self.groups;
         let place = *self.places.entry(number).or_insert_with(|| {
-            let empty = [0; GROUP as usize];
+            let (place, empty) = (groups.len() as u32, [0; GROUP as usize]);
             groups.push(Group { number, references: empty, refcounts: empty, metadata: 0 });
-            (groups.len() - 1) as u32
+            place
         });
         self.last = Some((number, place));
         place as usize
@@ -65,10 +77,16 @@ impl References {
 
     /// Bytes of memory that the counts take, roughly.
     pub fn memory(&self) -> u64 {
-        let maps = self.places.capacity() * 17
-            + (self.large_references.capacity() + self.large_refcounts.capacity()) * 17
-            + self.overlaps.capacity() * 9;
-        (self.groups.capacity() * size_of::<Group>() + maps) as u64
+        let [large_references, large_refcounts] =
+            [&self.large_references, &self.large_refcounts].map(|counts| (counts.capacity(), 17));
+        let sizes = [
+            (self.groups.capacity(), size_of::<Group>()),
+            (self.places.capacity(), 17),
+            large_references,
+            large_refcounts,
+            (self.overlaps.capacity(), 9),
+        ];
+        sizes.into_iter().map(|(entries, bytes)| entries.saturating_mul(bytes) as u64).sum()
     }
 
     /// Counts `times` more references of each cluster of a run; says whether metadata lies there that was added
@@ -76,16 +94,15 @@ impl References {
     pub fn add(&mut self, run: Range<u64>, times: u64, is_metadata: bool) -> bool {
         let (mut at, mut overlaps) = (run.start, false);
         while at < run.end {
-            let first = (at % GROUP) as usize;
-            let count = (GROUP - at % GROUP).min(run.end - at) as usize;
+            let (first, count) = within_group(&(at..run.end));
             let place = self.place(at / GROUP);
             let Some(group) = self.groups.get_mut(place) else { break };
-            let mask = (u32::MAX >> (GROUP as usize - count)) << first;
+            let mask = (u32::MAX >> (GROUP as usize).saturating_sub(count)) << first;
             let mut overlapping = group.metadata & mask;
             overlaps |= overlapping != 0;
             while overlapping != 0 {
-                self.overlaps.insert(group.number * GROUP + u64::from(overlapping.trailing_zeros()));
-                overlapping &= overlapping - 1;
+                self.overlaps.insert(cluster_of(group.number, overlapping.trailing_zeros() as usize));
+                overlapping &= overlapping.wrapping_sub(1);
             }
             if is_metadata {
                 group.metadata |= mask;
@@ -96,11 +113,11 @@ impl References {
                     *counted = sum as u8;
                     continue;
                 }
-                let excess = self.large_references.entry(group.number * GROUP + index as u64).or_default();
-                *excess = excess.saturating_add(sum - u64::from(LARGE));
+                let excess = self.large_references.entry(cluster_of(group.number, index)).or_default();
+                *excess = excess.saturating_add(sum.saturating_sub(u64::from(LARGE)));
                 *counted = LARGE;
             }
-            at += count as u64;
+            at = at.saturating_add(count as u64);
         }
         overlaps
     }
@@ -111,7 +128,7 @@ impl References {
         let Some(group) = self.groups.get_mut(place) else { return };
         let Some(counted) = group.references.get_mut((cluster % GROUP) as usize) else { return };
         match self.large_references.get_mut(&cluster) {
-            Some(excess) if *counted == LARGE && *excess > 0 => *excess -= 1,
+            Some(excess) if *counted == LARGE && *excess > 0 => *excess = excess.saturating_sub(1),
             _ => *counted = counted.saturating_sub(1),
         }
     }
@@ -123,7 +140,8 @@ impl References {
         for ((index, counted), refcount) in group.refcounts.iter_mut().enumerate().zip(refcounts) {
             *counted = refcount.min(u64::from(LARGE)) as u8;
             if *counted == LARGE {
-                self.large_refcounts.insert(number * GROUP + index as u64, refcount - u64::from(LARGE));
+                let excess = refcount.saturating_sub(u64::from(LARGE));
+                self.large_refcounts.insert(cluster_of(number, index), excess);
             }
         }
     }
@@ -150,18 +168,17 @@ impl References {
     pub fn refcount_one_is_not(&mut self, run: Range<u64>, expected: bool, mut found: impl FnMut(u64, u64)) {
         let mut at = run.start;
         while at < run.end {
-            let first = (at % GROUP) as usize;
-            let count = (GROUP - at % GROUP).min(run.end - at) as usize;
+            let (first, count) = within_group(&(at..run.end));
             let known = self.places.get(&(at / GROUP)).and_then(|place| self.groups.get(*place as usize));
             let none = [0; GROUP as usize];
             let counts = known.map_or(&none, |group| &group.refcounts);
             for (index, counted) in counts.iter().enumerate().skip(first).take(count) {
                 if (*counted == 1) != expected {
-                    let cluster = at / GROUP * GROUP + index as u64;
+                    let cluster = cluster_of(at / GROUP, index);
                     found(cluster, Self::whole(*counted, &self.large_refcounts, cluster));
                 }
             }
-            at += count as u64;
+            at = at.saturating_add(count as u64);
         }
     }
 
@@ -175,7 +192,7 @@ impl References {
                 if *references | *refcount == 0 {
                     continue;
                 }
-                let cluster = group.number * GROUP + index as u64;
+                let cluster = cluster_of(group.number, index);
                 visit(Tally {
                     cluster,
                     references: Self::whole(*references, &self.large_references, cluster),

@@ -70,9 +70,9 @@ impl<S: Storage> Examination<'_, S> {
         let read =
             self.storage.read_metadata(MetadataKind::RefcountBlock, offset, self.layout.cluster_size());
         let old = read.await.map_err(self.blame.io("reading a refcount block", offset))?;
-        let (mut new, entries, width) = (old.clone(), self.layout.block_entries(), self.layout.width);
-        for entry in 0..entries {
-            let cluster = index * entries + entry;
+        let (mut new, width) = (old.clone(), self.layout.width);
+        for entry in 0..self.layout.block_entries() {
+            let cluster = self.layout.counted(index, entry);
             let (now, right) = (width.get(&old, entry as usize), self.right_refcount(cluster));
             if now != right && (repair == Repair::All || now > right) {
                 width.set(&mut new, entry as usize, right);
@@ -134,15 +134,15 @@ impl<S: Storage> Examination<'_, S> {
 
     async fn repair_l1_flags(&self) -> Result<()> {
         let (mut position, size) = (self.header.l1_table_offset, u64::from(self.header.l1_size) * 8);
-        let end = (position + size).min(self.layout.file_len);
+        let end = position.saturating_add(size).min(self.layout.file_len);
         while position < end {
             // A whole number of clusters, but for the last.
-            let bytes = REQUEST.max(self.layout.cluster_size()).min(end - position);
+            let bytes = REQUEST.max(self.layout.cluster_size()).min(end.saturating_sub(position));
             let old = self.read(MetadataKind::L1Table, position, bytes).await?.unwrap_or_default();
             let mut new = old.clone();
             for (at, entry) in (0..old.len()).step_by(8).filter_map(|at| Some((at, word(&old, at)?))) {
                 let offset = entry & OFFSET_MASK;
-                if offset == 0 || self.is_contested(position + at as u64) {
+                if offset == 0 || self.is_contested(position.saturating_add(at as u64)) {
                     continue;
                 }
                 let flag = if self.is_refcount_one(offset) { COPIED } else { 0 };
@@ -150,7 +150,7 @@ impl<S: Storage> Examination<'_, S> {
                 new.iter_mut().skip(at).zip(mended).for_each(|(place, byte)| *place = byte);
             }
             self.write_changes(MetadataKind::L1Table, position, &old, &new).await?;
-            position += bytes;
+            position = position.saturating_add(bytes);
         }
         Ok(())
     }

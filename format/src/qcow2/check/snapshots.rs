@@ -1,7 +1,8 @@
 //! The L1 tables: the active one, and those of the snapshots.
 
-use super::examination::{Examination, Place};
+use super::examination::{Examination, Place, number};
 use crate::error::Result;
+use crate::qcow2::geometry::OFFSET_END;
 use crate::qcow2::header::MAX_L1_BYTES;
 use crate::storage::{MetadataKind, Storage};
 
@@ -37,16 +38,14 @@ struct Entry {
 
 impl Entry {
     fn parse(fixed: &[u8]) -> Option<Self> {
-        let field = |at: usize, bytes: usize| {
-            let field = fixed.get(at..at + bytes)?;
-            Some(field.iter().fold(0u64, |value, byte| value << 8 | u64::from(*byte)))
-        };
+        let field = |at: usize, bytes: usize| number(fixed, at, bytes);
         let extra = field(36, 4)?;
+        let lengths = [FIXED, extra, field(12, 2)?, field(14, 2)?];
         Some(Entry {
             l1_offset: field(0, 8)?,
-            l1_bytes: field(8, 4)? * 8,
+            l1_bytes: field(8, 4)?.saturating_mul(8),
             extra,
-            bytes: (FIXED + extra + field(12, 2)? + field(14, 2)?).next_multiple_of(8),
+            bytes: lengths.iter().sum::<u64>().next_multiple_of(8),
         })
     }
 }
@@ -66,7 +65,7 @@ impl<S: Storage> Examination<'_, S> {
         if count == 0 {
             return Ok(());
         }
-        if count > MAX_SNAPSHOTS || !self.layout.is_aligned(start) {
+        if count > MAX_SNAPSHOTS || !self.layout.is_aligned(start) || start >= OFFSET_END {
             let problem = format!("{count} snapshots at {start}: allowed are 65536, at a cluster's start");
             return Err(self.blame.invalid("header", 60, problem));
         }
@@ -84,10 +83,10 @@ impl<S: Storage> Examination<'_, S> {
                 let read = self.storage.read_metadata(MetadataKind::Header, position, WINDOW).await;
                 window = read.map_err(self.blame.io("reading the snapshot table", position))?;
             }
-            let at = (position - window_start) as usize;
+            let at = position.saturating_sub(window_start) as usize;
             let Some(entry) = Entry::parse(window.get(at..).unwrap_or_default()) else { break };
             let end = position.saturating_add(entry.bytes);
-            if end > self.layout.file_len || end - start > MAX_TABLE {
+            if end > self.layout.file_len || end.saturating_sub(start) > MAX_TABLE {
                 self.is_incomplete = true;
                 self.corruption(1, SNAPSHOTS, position, None, || {
                     format!("entry {index} ends at {end:#x}, beyond what the file or the format allows")
@@ -98,7 +97,7 @@ impl<S: Storage> Examination<'_, S> {
             self.check_memory()?;
             position = end;
         }
-        self.use_metadata(SNAPSHOTS, start, position - start, 1);
+        self.use_metadata(SNAPSHOTS, start, position.saturating_sub(start), 1);
         Ok(())
     }
 

@@ -58,7 +58,7 @@ impl Log for Blktrace {
         let time = seconds(time).ok_or_else(|| unlike(line, RIGHT))?;
         let (sector, sectors) = sectors(rest).ok_or_else(|| unlike(line, RIGHT))?;
         let Some(op) = op(operation, sectors) else {
-            self.unnamed += u64::from(*action == "D");
+            self.unnamed = self.unnamed.saturating_add(u64::from(*action == "D"));
             return Ok(());
         };
         let bytes = |sectors: u64| sectors.checked_mul(SECTOR).ok_or_else(|| unlike(line, RIGHT));

@@ -201,7 +201,9 @@ impl<K: Eq + Hash> Recorder<K> {
     fn finish(mut self) -> (Vec<Request>, Option<String>) {
         let open: Vec<usize> = self.in_flight.into_values().flatten().collect();
         for &i in &open {
-            self.requests[i].end = self.latest;
+            if let Some(request) = self.requests.get_mut(i) {
+                request.end = self.latest;
+            }
         }
         let lack = (!open.is_empty()).then(|| {
             format!("completions of {} requests: they are taken to complete where the log ends", open.len())
@@ -227,8 +229,8 @@ fn rebase(requests: &mut [Request]) {
     requests.sort_by_key(|request| request.start);
     let first = requests.first().map(|request| request.start).unwrap_or_default();
     for request in requests {
-        request.start -= first;
-        request.end -= first;
+        request.start = request.start.saturating_sub(first);
+        request.end = request.end.saturating_sub(first);
     }
 }
 

@@ -29,7 +29,7 @@ impl<'a> Line<'a> {
         let (time, line) = line.split_once(' ')?;
         let (connection, line) = line.strip_prefix("connection=")?.split_once(' ')?;
         let (action, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let time = days(date)? + time_of_day(time)?;
+        let time = days(date)?.saturating_add(time_of_day(time)?);
         Some(Line { date, time, connection: connection.parse().ok()?, action, rest })
     }
 
@@ -90,6 +90,7 @@ fn op(action: &str) -> Option<Op> {
 }
 
 /// The time from the beginning of the year 0 to a day of the Gregorian calendar: only differences matter.
+#[expect(clippy::arithmetic_side_effects, reason = "years end at 9999, and the other numbers before")]
 fn days(date: &str) -> Option<Duration> {
     let mut parts = date.splitn(3, '-').map(|part| part.parse::<u64>().ok());
     let (year, month, day) = (parts.next()??, parts.next()??, parts.next()??);
@@ -107,7 +108,8 @@ fn time_of_day(time: &str) -> Option<Duration> {
     let (minutes, rest) = rest.split_once(':')?;
     let hours: u64 = hours.parse().ok().filter(|hours| *hours < 24)?;
     let minutes: u64 = minutes.parse().ok().filter(|minutes| *minutes < 60)?;
-    Some(Duration::from_secs(hours * 3600 + minutes * 60) + seconds(rest)?)
+    let minutes = hours.saturating_mul(60).saturating_add(minutes);
+    Some(Duration::from_secs(minutes.saturating_mul(60)).saturating_add(seconds(rest)?))
 }
 
 #[cfg(test)]
