@@ -85,8 +85,7 @@ fn a_refcount_block_that_is_named_twice_is_not_written_with() {
     victim.set_word(table + 8, victim.word(table));
     let open = |bytes: Vec<u8>, mode| {
         let runtime = LocalRuntime::new();
-        let opened =
-            Image::open(Memory::new(bytes), "image", mode, ImageOptions::default(), runtime.clone());
+        let opened = Image::open(Memory::new(bytes), "image", mode, ImageOptions::default(), runtime.clone());
         runtime.block_on(opened).map(drop)
     };
     open(victim.bytes.clone(), Mode::Read).expect("reading needs no refcounts");
