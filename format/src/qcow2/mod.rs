@@ -79,7 +79,7 @@ mod zeroing;
 pub use cluster_layout::ClusterLayout;
 pub use compression::{Compression, compress};
 pub use create::{CacheOptions, CreateOptions, DataFileOptions, create, empty_file_bytes, read_header};
-pub(crate) use geometry::{GuestCluster, Subcluster};
+pub(crate) use geometry::Subcluster;
 pub use image::{Image, ImageOptions, Mode};
 pub(crate) use mapping::{CompressedData, Kind};
 pub(crate) use operations::{CopySource, FillStep, InFlight, Progress, WriteStep};
