@@ -33,7 +33,6 @@
 //! | `usage` | which host clusters the tables reach |
 //! | `extents` | what an image holds itself, in the order of its disk |
 
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod allocation;
 pub mod check;
 mod cluster_layout;
@@ -50,24 +49,17 @@ mod geometry;
 pub mod header;
 mod image;
 mod loading;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod mapping;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod operations;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod pieces;
 mod protection;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod publish;
 mod reached;
 mod refcount_width;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod reservation;
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod resize;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod slice_index;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod slices;
 mod state;
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
