@@ -38,7 +38,6 @@ pub mod check;
 mod cluster_layout;
 mod compressed_data;
 mod compression;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod create;
 mod description;
 mod extents;
@@ -57,12 +56,10 @@ mod publish;
 mod reached;
 mod refcount_width;
 mod reservation;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod resize;
 mod slice_index;
 mod slices;
 mod state;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod table_growth;
 mod table_room;
 mod usage;
