@@ -4,10 +4,8 @@
 mod fill;
 mod identity;
 mod map;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod read;
 mod verify;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod write;
 mod zero;
 

@@ -1,6 +1,7 @@
 //! Reading through a stack of layers.
 
 use super::{Extent, Filling, Layer, Piece, Stack};
+use crate::byte_range::{length_of, range_at, round_down};
 use crate::error::Result;
 use crate::qcow2::{CompressedData, Image, InFlight, Kind, Mode, Progress};
 use crate::raw::RawImage;
@@ -55,16 +56,20 @@ impl<S: Storage> Stack<S> {
 
     /// The image that a guest writes, if it is among the layers from `first` on.
     fn written(&self, first: usize) -> Option<&Image<S>> {
-        match self.layers.get(first).map(Rc::as_ref) {
+        match self.layer(first) {
             Some(Layer::Qcow2(image)) if image.mode() == Mode::Write => Some(image),
             _ => None,
         }
     }
 
+    fn layer(&self, number: usize) -> Option<&Layer<S>> {
+        self.layers.get(number).map(Rc::as_ref)
+    }
+
     /// Whether it is known, without reading any data, that a range reads as zeroes from layer `first` on. Of
     /// what lies beyond the disk nothing is known.
     pub(super) async fn is_known_zero(self: &Rc<Self>, first: usize, range: Range<u64>) -> Result<bool> {
-        if range.is_empty() || range.end > self.layers[0].size() {
+        if range.is_empty() || range.end > self.top().size() {
             return Ok(range.is_empty());
         }
         // As when a base is recognised: no cache is to keep what is only looked at.
@@ -104,9 +109,9 @@ impl<S: Storage> Stack<S> {
     /// Only raw layers may have holes within a part.
     async fn extents_of(&self, part: &Part<S>) -> Result<Vec<Extent>> {
         let raw = match &part.source {
-            Source::Raw(number) => match &*self.layers[*number] {
-                Layer::Raw(raw) => raw,
-                Layer::Qcow2(_) => return Ok(vec![]),
+            Source::Raw(number) => match self.layer(*number) {
+                Some(Layer::Raw(raw)) => raw,
+                _ => return Ok(vec![]),
             },
             source => {
                 let is_zero = matches!(source, Source::Zeroes);
@@ -199,20 +204,20 @@ impl<S: Storage> Stack<S> {
         let range = part.range.clone();
         let data = match &part.source {
             Source::Zeroes => None,
-            Source::Raw(number) => match &*self.layers[*number] {
-                Layer::Raw(raw) => return fetch_raw(raw, &range, kind).await,
-                Layer::Qcow2(_) => None,
+            Source::Raw(number) => match self.layer(*number) {
+                Some(Layer::Raw(raw)) => return fetch_raw(raw, &range, kind).await,
+                _ => None,
             },
-            Source::Host(number, offset) => match &*self.layers[*number] {
-                Layer::Qcow2(image) => Some(image.read_data(kind, *offset, range.end - range.start).await?),
-                Layer::Raw(_) => None,
+            Source::Host(number, offset) => match self.layer(*number) {
+                Some(Layer::Qcow2(image)) => Some(image.read_data(kind, *offset, length_of(&range)).await?),
+                _ => None,
             },
-            Source::Compressed(number, data, within) => match &*self.layers[*number] {
-                Layer::Qcow2(image) => {
-                    let part = *within..*within + (range.end - range.start);
+            Source::Compressed(number, data, within) => match self.layer(*number) {
+                Some(Layer::Qcow2(image)) => {
+                    let part = range_at(*within, length_of(&range));
                     Some(image.read_compressed(kind, *data, part).await?)
                 }
-                Layer::Raw(_) => None,
+                _ => None,
             },
             Source::Copy(record) => return self.await_copy(record, &range).await,
         };
@@ -273,11 +278,12 @@ fn place<S: Storage>(
     match kind {
         Kind::Zero | Kind::ZeroAllocated { .. } => push(parts, range, Source::Zeroes),
         Kind::Data { offset, .. } => {
-            let within = range.start % image.subcluster_size();
-            push(parts, range, Source::Host(number, offset + within));
+            let within = image.within_subcluster(range.start);
+            push(parts, range, Source::Host(number, offset.saturating_add(within)));
         }
         Kind::Compressed(data) => {
-            let within = range.start % image.cluster_size();
+            let cluster = round_down(range.start, image.cluster_size());
+            let within = length_of(&(cluster..range.start));
             push(parts, range, Source::Compressed(number, data, within));
         }
         Kind::Absent => match unmapped.last_mut() {

@@ -1,8 +1,9 @@
 //! Writing to the top layer of a stack.
 
 use super::{Layer, Piece, Stack};
+use crate::byte_range::{length_of, range_at};
 use crate::error::Result;
-use crate::qcow2::{CopySource, GuestCluster, Image, InFlight, Mode, Reservation, WriteStep, compress};
+use crate::qcow2::{CopySource, Image, InFlight, Mode, Reservation, WriteStep, compress};
 use crate::runtime::Join;
 use crate::storage::{DataKind, Payload, Storage};
 use smallvec::SmallVec;
@@ -15,25 +16,27 @@ const READ_ACROSS: u64 = 16 << 10;
 
 impl<S: Storage> Stack<S> {
     pub(super) async fn write(self: &Rc<Self>, offset: u64, data: S::Payload) -> Result<()> {
-        let image = match &*self.layers[0] {
+        let image = match &**self.top() {
             Layer::Raw(raw) => return raw.write(offset, data).await,
             Layer::Qcow2(image) => writable(image)?,
         };
-        let end = offset + data.len();
-        let mut rest = offset..end;
+        let mut rest = range_at(offset, data.len());
+        let data_of = |part: &Range<u64>| {
+            data.slice(part.start.saturating_sub(offset)..part.end.saturating_sub(offset))
+        };
         while !rest.is_empty() {
             match image.begin_write(&rest).await? {
                 WriteStep::InPlace { host, end, using } => {
                     let part = image.bytes_before(&rest, end);
-                    let data = data.slice(part.start - offset..part.end - offset);
-                    let offset = host + part.start % image.subcluster_size();
-                    image.write_in_place(image.subclusters(&part), using, offset, data).await?;
+                    let place = host.saturating_add(image.within_subcluster(part.start));
+                    let data = data_of(&part);
+                    image.write_in_place(image.subclusters(&part), using, place, data).await?;
                     rest.start = part.end;
                 }
                 WriteStep::New { record, reservation, source } => {
                     let part = image.bytes_before(&rest, record.guest.end);
                     rest.start = part.end;
-                    let data = data.slice(part.start - offset..part.end - offset);
+                    let data = data_of(&part);
                     let (stack, image) = (self.clone(), image.clone());
                     let task = async move {
                         stack.write_new(&image, &record, reservation, source, part, data).await
@@ -85,14 +88,14 @@ impl<S: Storage> Stack<S> {
                 && self.is_known_zero(first, tail.clone()).await?;
         if is_zero {
             let zeroes =
-                |range: Range<u64>| (!range.is_empty()).then(|| S::Payload::zeroed(range.end - range.start));
+                |range: Range<u64>| (!range.is_empty()).then(|| S::Payload::zeroed(length_of(&range)));
             return Ok((zeroes(head), zeroes(tail)));
         }
-        if !head.is_empty() && !tail.is_empty() && part.end - part.start <= READ_ACROSS {
+        if !head.is_empty() && !tail.is_empty() && length_of(part) <= READ_ACROSS {
             let whole = self.read_from(first, whole.clone()).await?;
-            let len = whole.len();
-            let head = whole.slice(0..head.end - head.start);
-            return Ok((Some(head), Some(whole.slice(len - (tail.end - tail.start)..len))));
+            let (head, behind) = (whole.slice(0..length_of(&head)), whole.len());
+            let tail = whole.slice(behind.saturating_sub(length_of(&tail))..behind);
+            return Ok((Some(head), Some(tail)));
         }
         let head = if head.is_empty() { None } else { Some(self.read_from(first, head).await?) };
         let tail = if tail.is_empty() { None } else { Some(self.read_from(first, tail).await?) };
@@ -106,12 +109,12 @@ impl<S: Storage> Stack<S> {
 
     /// Writes a whole cluster, the last one perhaps cut short, as compressed data if that saves room.
     pub(super) async fn write_compressed(self: &Rc<Self>, offset: u64, data: S::Payload) -> Result<()> {
-        let image = match &*self.layers[0] {
+        let image = match &**self.top() {
             Layer::Qcow2(image) => writable(image)?,
             Layer::Raw(raw) => return Err(raw.refuse("a raw image has no compressed clusters")),
         };
         let cluster_size = image.cluster_size();
-        let end = offset + data.len();
+        let end = offset.saturating_add(data.len());
         let is_whole = data.len() == cluster_size || (end == image.size() && data.len() < cluster_size);
         if !offset.is_multiple_of(cluster_size) || !is_whole {
             let problem = format!(
@@ -123,7 +126,7 @@ impl<S: Storage> Stack<S> {
         if image.has_data_file() {
             return Err(image.blame().refused("an external data file has no compressed clusters"));
         }
-        let padding = S::Payload::zeroed(cluster_size - data.len());
+        let padding = S::Payload::zeroed(cluster_size.saturating_sub(data.len()));
         let cluster = S::Payload::concat(&[data.clone(), padding]);
         // A storage without payload cannot tell how far its data could be compressed.
         let method = image.header().compression_method().unwrap_or_default();
@@ -140,7 +143,7 @@ impl<S: Storage> Stack<S> {
         offset: u64,
         compressed: S::Payload,
     ) -> Result<()> {
-        let image = match &*self.layers[0] {
+        let image = match &**self.top() {
             Layer::Qcow2(image) => writable(image)?.clone(),
             Layer::Raw(raw) => return Err(raw.refuse("a raw image has no compressed clusters")),
         };
@@ -151,8 +154,8 @@ impl<S: Storage> Stack<S> {
             let problem = format!("compressed data of {} bytes for one cluster", compressed.len());
             return Err(image.blame().refused(problem));
         }
-        let cluster = GuestCluster(offset / image.cluster_size());
-        let (record, reservation) = image.begin_compressed_write(cluster, compressed.len()).await?;
+        let (record, reservation) =
+            image.begin_compressed_write(image.cluster_at(offset), compressed.len()).await?;
         let task = async move {
             let written = image.write_reserved(&reservation, &[compressed]).await;
             match &written {

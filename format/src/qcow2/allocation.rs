@@ -47,7 +47,7 @@ impl State {
             let Some(entry) = self.refcount_table.get(block as usize) else {
                 return Err(Missing::RefcountTable.into());
             };
-            let left = wanted - free.found;
+            let left = wanted.saturating_sub(free.found);
             if entry & OFFSET_MASK == 0 {
                 // Nothing is counted there, so everything is free.
                 let place = free.place_of_block(free.end);
@@ -56,9 +56,9 @@ impl State {
                     self.refcount(place)?;
                 }
                 free.blocks.push((block, place));
-                let end = geometry.first_of_block(block + 1).min(limit).min(start + left).max(start);
+                let end = geometry.clusters_of_block(block).end.min(limit).min(start + left).max(start);
                 push_run(&mut free.runs, start..end);
-                free.found += end - start;
+                free.found = free.found.saturating_add(end - start);
                 free.end = end;
                 continue;
             }
@@ -70,10 +70,11 @@ impl State {
             let mut left = left as usize;
             while at < end && left > 0 {
                 let start = at;
-                at = geometry.width.find(counts, at, end.min(at + left), false);
+                at = geometry.width.find(counts, at, end.min(at.saturating_add(left)), false);
                 push_run(&mut free.runs, base + start as u64..base + at as u64);
-                left -= at - start;
-                free.found += (at - start) as u64;
+                let passed = at.saturating_sub(start);
+                left = left.saturating_sub(passed);
+                free.found = free.found.saturating_add(passed as u64);
                 if left > 0 {
                     at = geometry.width.find(counts, at, end, true);
                 }
@@ -95,7 +96,7 @@ impl State {
         for run in &free.runs {
             let take = left.min(length(run));
             push_run(&mut taken, run.start..run.start + take);
-            left -= take;
+            left = left.saturating_sub(take);
         }
         let end = taken.last().map_or(self.free_hint, |run| run.end);
         let blocks = free.blocks.iter().filter(|(block, _)| self.geometry.first_of_block(*block) < end);
@@ -124,7 +125,7 @@ impl State {
         self.geometry.slices_of_block(block).for_each(|slice| self.refcounts.insert_zeroed(slice));
         self.set_refcounts(cluster..cluster + 1, 1);
         self.hold_table(cluster);
-        self.used += 1;
+        self.used = self.used.saturating_add(1);
     }
 
     /// Takes `count` clusters in one run, all of them at or behind `from`, behind which little is in use. Refcount blocks
@@ -132,7 +133,8 @@ impl State {
     pub(super) fn take_contiguous(&mut self, from: HostCluster, count: u64) -> Result<HostCluster, Stop> {
         let geometry = self.geometry;
         // The blocks themselves, and those that count them, lie before.
-        let start = from + 2 * (count >> geometry.block_bits) + 6;
+        let blocks = count >> geometry.block_bits;
+        let start = from + blocks + blocks + 6;
         for block in geometry.block_of(start)..=geometry.block_of(start + count) {
             let entry = self.refcount_table.get(block as usize).ok_or(Missing::RefcountTable)?;
             if entry & OFFSET_MASK == 0 {
@@ -163,7 +165,7 @@ impl State {
         while at < run.end {
             let slice = geometry.block_slice_of(at);
             let base = geometry.first_of_block_slice(slice);
-            let end = geometry.first_of_block_slice(slice + 1).min(run.end);
+            let end = geometry.clusters_of_block_slice(slice).end.min(run.end);
             if let Some(counts) = self.refcounts.get_mut(slice) {
                 geometry.width.fill(counts, (at - base) as usize..(end - base) as usize, count);
             }
@@ -182,7 +184,7 @@ impl State {
     /// Counts one more reference to a cluster whose slice is in memory and whose refcount is below the largest.
     pub(super) fn add_reference(&mut self, cluster: HostCluster) {
         if let Ok(count) = self.refcount(cluster) {
-            self.set_refcounts(cluster..cluster + 1, count + 1);
+            self.set_refcounts(cluster..cluster + 1, count.saturating_add(1));
         }
     }
 
@@ -192,7 +194,7 @@ impl State {
         let geometry = self.geometry;
         let slice = geometry.block_slice_of(run.start);
         let base = geometry.first_of_block_slice(slice);
-        let end = geometry.first_of_block_slice(slice + 1).min(run.end);
+        let end = geometry.clusters_of_block_slice(slice).end.min(run.end);
         let counts = self.refcounts.get_mut(slice).ok_or(Missing::RefcountSlice(slice))?;
         for index in run.start - base..end - base {
             let count = geometry.width.get(counts, index as usize);
@@ -204,8 +206,7 @@ impl State {
                 if let Some(tables) = &mut self.tables {
                     tables.unmark(cluster);
                 }
-                let compressed = self.compressed_end.map(|end| geometry.host_clusters(&(end..end + 1)).start);
-                if compressed == Some(cluster) {
+                if self.compressed_end.is_some_and(|end| geometry.host_cluster_at(end) == cluster) {
                     self.compressed_end = None;
                 }
             }

@@ -1,7 +1,7 @@
 //! New images, and the description of existing ones.
 
 use super::compression::Compression;
-use super::geometry::Geometry;
+use super::geometry::{Geometry, HostCluster};
 use super::header::*;
 use super::slices::Entry;
 use crate::cache::{BaseIdentity, CacheExtension};
@@ -84,14 +84,14 @@ impl Layout {
     fn of(options: &CreateOptions, geometry: &Geometry) -> Self {
         let cluster = geometry.cluster_size();
         let entries = l1_entries(options.size, geometry.cluster_bits, options.extended_l2);
-        let l1_clusters = (entries * 8).div_ceil(cluster).max(1);
+        let l1_clusters = entries.saturating_mul(8).div_ceil(cluster).max(1);
         let mut layout = Layout { table_clusters: 1, blocks: 1, l1_clusters };
         if let Some(cache) = &options.cache {
-            let data = options.size.div_ceil(cluster) + entries + l1_clusters;
-            let full = data + data / (1 << (geometry.block_bits - 2)) + 16;
+            let data = options.size.div_ceil(cluster).saturating_add(entries).saturating_add(l1_clusters);
+            let full = data.saturating_add(data >> geometry.block_bits.saturating_sub(2)).saturating_add(16);
             let per_table_cluster = (cluster / 8) << geometry.block_bits;
-            let wanted = full.min(cache.quota / cluster).div_ceil(per_table_cluster);
-            layout.table_clusters = wanted.clamp(1, MAX_REFCOUNT_TABLE_BYTES / cluster);
+            let wanted = full.min(cache.quota >> geometry.cluster_bits).div_ceil(per_table_cluster);
+            layout.table_clusters = wanted.clamp(1, MAX_REFCOUNT_TABLE_BYTES >> geometry.cluster_bits);
         }
         layout.add_blocks(geometry);
         layout
@@ -99,16 +99,24 @@ impl Layout {
 
     /// Makes the blocks count all clusters, and the table long enough for the blocks.
     fn add_blocks(&mut self, geometry: &Geometry) {
-        let needed = |layout: &Layout| layout.clusters().div_ceil(1 << geometry.block_bits);
+        let needed = |layout: &Layout| layout.end().0.div_ceil(1 << geometry.block_bits);
         while needed(self) > self.blocks {
             self.blocks = needed(self);
-            let table_clusters = (self.blocks * 8).div_ceil(geometry.cluster_size());
+            let table_clusters = self.blocks.saturating_mul(8).div_ceil(geometry.cluster_size());
             self.table_clusters = self.table_clusters.max(table_clusters);
         }
     }
 
-    fn clusters(&self) -> u64 {
-        1 + self.table_clusters + self.blocks + self.l1_clusters
+    fn first_block(&self) -> HostCluster {
+        HostCluster(1) + self.table_clusters
+    }
+
+    fn l1_table(&self) -> HostCluster {
+        self.first_block() + self.blocks
+    }
+
+    fn end(&self) -> HostCluster {
+        self.l1_table() + self.l1_clusters
     }
 }
 
@@ -127,13 +135,14 @@ fn check(options: &CreateOptions, blame: &Blame) -> Result<Geometry> {
         );
     }
     check_features(options, bits, blame)?;
-    let largest = (MAX_L1_BYTES / 8) << (2 * bits - if options.extended_l2 { 4 } else { 3 });
+    let geometry = Geometry::new(bits, options.extended_l2, options.refcount_bits.trailing_zeros());
+    let largest = (MAX_L1_BYTES / 8) << geometry.l2_bits << bits;
     if size > largest.min(i64::MAX as u64) {
         return Err(blame.refused(format!(
             "a disk of {size} bytes: with clusters of {cluster_size} bytes the format ends at {largest}; use larger clusters"
         )));
     }
-    Ok(Geometry::new(bits, options.extended_l2, options.refcount_bits.trailing_zeros()))
+    Ok(geometry)
 }
 
 fn check_features(options: &CreateOptions, cluster_bits: u32, blame: &Blame) -> Result<()> {
@@ -198,7 +207,7 @@ fn set_features(header: &mut Header, options: &CreateOptions) {
 /// If the format cannot have such an image.
 pub fn empty_file_bytes(options: &CreateOptions) -> Result<u64> {
     let geometry = check(options, &Blame(Arc::from("new image")))?;
-    Ok(Layout::of(options, &geometry).clusters() << geometry.cluster_bits)
+    Ok(geometry.host_offset(Layout::of(options, &geometry).end()))
 }
 
 /// Makes an empty image in `storage`, which must be empty itself. `name` appears in errors.
@@ -211,13 +220,13 @@ pub async fn create<S: Storage>(storage: &S, name: &str, options: &CreateOptions
     let geometry = check(options, &blame)?;
     let layout = Layout::of(options, &geometry);
     let cluster = geometry.cluster_size();
-    let file_bytes = layout.clusters() * cluster;
+    let file_bytes = geometry.host_offset(layout.end());
 
     let mut header = Header::new(options.version, geometry.cluster_bits, options.size);
     header.add_feature_names();
     header.refcount_table_offset = cluster;
     header.refcount_table_clusters = layout.table_clusters as u32;
-    header.l1_table_offset = (1 + layout.table_clusters + layout.blocks) * cluster;
+    header.l1_table_offset = geometry.host_offset(layout.l1_table());
     header.l1_size = l1_entries(options.size, geometry.cluster_bits, options.extended_l2).max(1) as u32;
     set_features(&mut header, options);
     if let Some((file, format)) = &options.backing {
@@ -234,14 +243,13 @@ pub async fn create<S: Storage>(storage: &S, name: &str, options: &CreateOptions
     }
     let first_cluster = header.serialize(&blame)?;
 
-    let first_block = 1 + layout.table_clusters;
-    let block_offsets: Vec<u64> =
-        (first_block..first_block + layout.blocks).map(|block| block * cluster).collect();
+    let offset_of = |block| geometry.host_offset(layout.first_block() + block);
+    let block_offsets: Vec<u64> = (0..layout.blocks).map(offset_of).collect();
     let mut counts = vec![0u8; (layout.blocks << geometry.cluster_bits) as usize];
-    (0..layout.clusters()).for_each(|index| geometry.width.set(&mut counts, index as usize, 1));
+    geometry.width.fill(&mut counts, 0..layout.end().0 as usize, 1);
     let parts = [
         (MetadataKind::RefcountTable, cluster, u64::encode(&block_offsets)),
-        (MetadataKind::RefcountBlock, first_block * cluster, counts),
+        (MetadataKind::RefcountBlock, geometry.host_offset(layout.first_block()), counts),
     ];
     let write = |action| blame.io(action, 0);
     storage.set_len(file_bytes).await.map_err(write("making the image"))?;

@@ -161,6 +161,11 @@ impl Geometry {
         at & lowest(self.subcluster_size_bits())
     }
 
+    /// Bytes of some subclusters.
+    pub fn guest_length(&self, run: &GuestRun) -> u64 {
+        length(run) << self.subcluster_size_bits()
+    }
+
     /// The subclusters that a range of bytes of the disk touches.
     pub fn subclusters(&self, bytes: &Range<u64>) -> GuestRun {
         let bits = self.subcluster_size_bits();
@@ -201,14 +206,19 @@ impl Geometry {
         offset & lowest(self.cluster_bits) == 0
     }
 
+    /// The host cluster in which a byte of the file lies.
+    pub fn host_cluster_at(&self, offset: u64) -> HostCluster {
+        HostCluster(offset >> self.cluster_bits)
+    }
+
     /// The host clusters that a range of bytes of the file touches.
     pub fn host_clusters(&self, bytes: &Range<u64>) -> HostRun {
-        HostCluster(bytes.start >> self.cluster_bits)..HostCluster(bytes.end.div_ceil(self.cluster_size()))
+        self.host_cluster_at(bytes.start)..HostCluster(bytes.end.div_ceil(self.cluster_size()))
     }
 
     /// The first host cluster to which no table entry can point.
     pub fn limit(&self) -> HostCluster {
-        HostCluster(OFFSET_END >> self.cluster_bits)
+        self.host_cluster_at(OFFSET_END)
     }
 
     /// Where a cluster begins in the file, in bytes.
@@ -218,7 +228,7 @@ impl Geometry {
 
     /// The host cluster that an L1 or L2 entry points at; cluster 0 means none.
     pub fn host_cluster(&self, entry: u64) -> HostCluster {
-        HostCluster((entry & OFFSET_MASK) >> self.cluster_bits)
+        self.host_cluster_at(entry & OFFSET_MASK)
     }
 
     pub fn l1_index(&self, cluster: GuestCluster) -> u64 {
@@ -235,9 +245,19 @@ impl Geometry {
         GuestCluster(slice << self.slice_bits)
     }
 
+    /// The guest clusters that an L2 slice maps.
+    pub fn clusters_of_slice(&self, slice: u64) -> Range<GuestCluster> {
+        self.first_of_slice(slice)..self.first_of_slice(slice.saturating_add(1))
+    }
+
     /// The first guest cluster that the L2 table with this index maps.
     pub fn first_of_table(&self, l1_index: u64) -> GuestCluster {
         GuestCluster(l1_index << self.l2_bits)
+    }
+
+    /// Behind the last subcluster that the L2 table with this index maps.
+    pub fn end_of_table(&self, l1_index: u64) -> Subcluster {
+        self.first_of_cluster(self.first_of_table(l1_index.saturating_add(1)))
     }
 
     /// The indices of the L2 tables that map some guest clusters.
@@ -299,6 +319,11 @@ impl Geometry {
     /// The first host cluster that a refcount slice counts.
     pub fn first_of_block_slice(&self, slice: u64) -> HostCluster {
         HostCluster(slice << self.block_slice_bits)
+    }
+
+    /// The host clusters that a refcount slice counts.
+    pub fn clusters_of_block_slice(&self, slice: u64) -> HostRun {
+        self.first_of_block_slice(slice)..self.first_of_block_slice(slice.saturating_add(1))
     }
 
     /// The refcount block to which a slice belongs, and where in it the slice lies.

@@ -3,7 +3,7 @@
 use super::check::repair_dirty;
 use super::features;
 use super::freeing::Waiting;
-use super::geometry::{Geometry, HostCluster};
+use super::geometry::{Geometry, GuestCluster, HostCluster};
 use super::header::Header;
 use super::mapping::CompressedData;
 use super::operations::InFlight;
@@ -263,6 +263,11 @@ impl<S: Storage> Image<S> {
     /// How far into its subcluster a byte of the disk lies.
     pub(crate) fn within_subcluster(&self, at: u64) -> u64 {
         self.geometry.within_subcluster(at)
+    }
+
+    /// The cluster in which a byte of the disk lies.
+    pub(crate) fn cluster_at(&self, at: u64) -> GuestCluster {
+        GuestCluster(at >> self.geometry.cluster_bits)
     }
 
     /// A copy of the header as it stands.

@@ -2,6 +2,8 @@
 
 use super::geometry::*;
 use super::state::{Missing, State, Stop};
+use crate::byte_range::range_at;
+use std::ops::Range;
 
 /// Where the data of a compressed cluster lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -10,6 +12,13 @@ pub(crate) struct CompressedData {
     pub offset: u64,
     /// Bytes from there to the end of the last sector that it touches.
     pub bytes: u64,
+}
+
+impl CompressedData {
+    /// Where it lies in the file.
+    pub fn range(self) -> Range<u64> {
+        range_at(self.offset, self.bytes)
+    }
 }
 
 /// What a run of the guest's disk is mapped to. Offsets are those of its first byte in the file of the data.
@@ -32,8 +41,10 @@ impl Kind {
     fn advanced(self, bytes: u64) -> Option<Kind> {
         Some(match self {
             Kind::Absent | Kind::Zero => self,
-            Kind::ZeroAllocated { offset, copied } => Kind::ZeroAllocated { offset: offset + bytes, copied },
-            Kind::Data { offset, copied } => Kind::Data { offset: offset + bytes, copied },
+            Kind::ZeroAllocated { offset, copied } => {
+                Kind::ZeroAllocated { offset: offset.saturating_add(bytes), copied }
+            }
+            Kind::Data { offset, copied } => Kind::Data { offset: offset.saturating_add(bytes), copied },
             Kind::Compressed(_) => return None,
         })
     }
@@ -53,6 +64,9 @@ pub(crate) struct L2Entry {
     /// One bit a subcluster: allocated in the lower half, reads as zeroes in the upper one.
     pub bitmap: u64,
 }
+
+/// Binary logarithm of the bytes of a sector, in which compressed data is measured.
+const SECTOR_BITS: u32 = 9;
 
 /// All subclusters are allocated.
 pub(crate) const ALL_ALLOCATED: u64 = 0xffff_ffff;
@@ -79,17 +93,25 @@ impl L2Entry {
     }
 
     pub fn compressed_data(self, cluster_bits: u32) -> CompressedData {
-        let sector_shift = 62 - (cluster_bits - 8);
-        let offset = self.word & ((1 << sector_shift) - 1);
-        let further_sectors = (self.word & (COMPRESSED - 1)) >> sector_shift;
-        CompressedData { offset, bytes: (further_sectors + 1) * 512 - offset % 512 }
+        let sector_shift = sector_shift(cluster_bits);
+        let offset = self.word & lowest(sector_shift);
+        let sectors = ((self.word & lowest(62)) >> sector_shift).saturating_add(1);
+        CompressedData { offset, bytes: (sectors << SECTOR_BITS).saturating_sub(offset % 512) }
+    }
+
+    /// The entry of a compressed cluster.
+    pub fn of_compressed(data: CompressedData, cluster_bits: u32) -> Self {
+        let last_sector = data.range().end.saturating_sub(1) >> SECTOR_BITS;
+        let further_sectors = last_sector.saturating_sub(data.offset >> SECTOR_BITS);
+        let word = COMPRESSED | data.offset | further_sectors << sector_shift(cluster_bits);
+        L2Entry { word, bitmap: 0 }
     }
 
     /// The host clusters of the image's own file to which the entry refers.
     pub fn references(self, geometry: &Geometry, data_file: bool) -> HostRun {
         if self.is_compressed() {
             let data = self.compressed_data(geometry.cluster_bits);
-            return geometry.host_clusters(&(data.offset..data.offset + data.bytes));
+            return geometry.host_clusters(&data.range());
         }
         let cluster = geometry.host_cluster(self.word);
         match self.offset() == 0 || data_file {
@@ -102,13 +124,13 @@ impl L2Entry {
     fn is_malformed(self, geometry: &Geometry, version: u32) -> bool {
         let reserved = if geometry.has_subclusters() { EXTENDED_L2_RESERVED } else { L2_RESERVED };
         self.word & reserved != 0
-            || self.offset() & (geometry.cluster_size() - 1) != 0
+            || !geometry.is_aligned(self.offset())
             || (self.word & ZERO != 0 && version < 3)
     }
 
     /// The kind of one subcluster, and how many from it to the end of the cluster at most are alike.
     fn kind_of(self, within: u32, geometry: &Geometry, data_file: bool) -> Result<(Kind, u32), String> {
-        let rest = (1 << geometry.subcluster_bits) - within;
+        let rest = (1u32 << geometry.subcluster_bits).saturating_sub(within);
         if self.is_compressed() {
             return Ok((Kind::Compressed(self.compressed_data(geometry.cluster_bits)), rest));
         }
@@ -123,7 +145,7 @@ impl L2Entry {
             return Err(format!("entry {:#018x}: subclusters are allocated, but no cluster is", self.word));
         }
         let (allocated, zero) = (allocated >> within, zero >> within);
-        let offset = self.offset() + (u64::from(within) << (geometry.cluster_bits - SUBCLUSTER_BITS));
+        let offset = self.offset().saturating_add(geometry.guest_offset(Subcluster(within.into())));
         Ok(if allocated & 1 == 1 {
             (Kind::Data { offset, copied: self.is_copied() }, allocated.trailing_ones())
         } else if zero & 1 == 1 {
@@ -138,20 +160,19 @@ impl State {
     /// Maps the first subclusters of a range that is not empty and lies within the disk.
     pub fn map(&mut self, range: &GuestRun) -> Result<Run, Stop> {
         let geometry = self.geometry;
-        let start = geometry.guest_offset(range.start);
         let mut at = range.start;
         let mut run: Option<Kind> = None;
         while at < range.end {
             let l1_index = geometry.l1_index(geometry.cluster_of(at));
             let table = self.l2_table(l1_index)?;
             let (kind, end) = match table {
-                0 => (Kind::Absent, geometry.first_of_cluster(geometry.first_of_table(l1_index + 1))),
+                0 => (Kind::Absent, geometry.end_of_table(l1_index)),
                 table if geometry.has_subclusters() => self.map_subclusters(table, at)?,
                 table => self.map_clusters(table, &(at..range.end))?,
             };
             match run {
                 None => run = Some(kind),
-                Some(sofar) if sofar.advanced(geometry.guest_offset(at) - start) == Some(kind) => {}
+                Some(sofar) if sofar.advanced(geometry.guest_length(&(range.start..at))) == Some(kind) => {}
                 Some(_) => break,
             }
             at = end.min(range.end);
@@ -208,12 +229,12 @@ impl State {
         let geometry = self.geometry;
         let slice = geometry.slice_of(cluster);
         let words = self.l2.get(slice).ok_or(Missing::L2Slice(slice))?;
-        let at = |index: usize| words.get(index).copied().unwrap_or(0);
         let index = geometry.index_in_slice(cluster);
-        Ok(match geometry.has_subclusters() {
-            true => L2Entry { word: at(2 * index), bitmap: at(2 * index + 1) },
-            false => L2Entry { word: at(index), bitmap: 0 },
-        })
+        if geometry.has_subclusters() {
+            let [word, bitmap] = words.as_chunks().0.get(index).copied().unwrap_or_default();
+            return Ok(L2Entry { word, bitmap });
+        }
+        Ok(L2Entry { word: words.get(index).copied().unwrap_or(0), bitmap: 0 })
     }
 
     /// Changes the L2 entry of a cluster whose slice is in memory.
@@ -223,7 +244,7 @@ impl State {
         let Some(words) = self.l2.get_mut(geometry.slice_of(cluster)) else { return };
         match geometry.has_subclusters() {
             true => {
-                if let Some([word, bitmap]) = words.get_mut(2 * index..2 * index + 2) {
+                if let Some([word, bitmap]) = words.as_chunks_mut().0.get_mut(index) {
                     (*word, *bitmap) = (entry.word, entry.bitmap);
                 }
             }
@@ -244,9 +265,15 @@ impl State {
     pub(super) fn invalid_entry(&self, table: u64, cluster: GuestCluster, problem: String) -> Stop {
         let geometry = self.geometry;
         let index = cluster - geometry.first_of_table(geometry.l1_index(cluster));
-        let bytes = if geometry.has_subclusters() { 16 } else { 8 };
-        Stop::Invalid { structure: "L2 table", offset: table + index * bytes, problem }
+        let entry_bytes = if geometry.has_subclusters() { 16 } else { 8 };
+        let offset = table.saturating_add(index.saturating_mul(entry_bytes));
+        Stop::Invalid { structure: "L2 table", offset, problem }
     }
+}
+
+/// How far to the left the number of further sectors stands in the entry of a compressed cluster.
+fn sector_shift(cluster_bits: u32) -> u32 {
+    70u32.saturating_sub(cluster_bits)
 }
 
 /// How many entries go on as the first one begins: the same, or pointing `step` bytes further each.

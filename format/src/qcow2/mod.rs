@@ -34,13 +34,11 @@
 //! | `usage` | which host clusters the tables reach |
 //! | `extents` | what an image holds itself, in the order of its disk |
 
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod allocation;
 pub mod check;
 mod cluster_layout;
 mod compressed_data;
 mod compression;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod create;
 mod description;
 mod extents;
@@ -51,30 +49,20 @@ mod geometry;
 pub mod header;
 mod image;
 mod loading;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod mapping;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod operations;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod pieces;
 mod protection;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod publish;
 mod reached;
 mod refcount_width;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod reservation;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod resize;
 mod shrinking;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod slice_index;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod slices;
 mod state;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod table_growth;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod table_room;
 mod usage;
 mod zeroing;
@@ -82,7 +70,7 @@ mod zeroing;
 pub use cluster_layout::ClusterLayout;
 pub use compression::{Compression, compress};
 pub use create::{CacheOptions, CreateOptions, DataFileOptions, create, empty_file_bytes, read_header};
-pub(crate) use geometry::{GuestCluster, Subcluster};
+pub(crate) use geometry::Subcluster;
 pub use image::{Image, ImageOptions, Mode};
 pub(crate) use mapping::{CompressedData, Kind};
 pub(crate) use operations::{CopySource, FillStep, InFlight, Progress, WriteStep};

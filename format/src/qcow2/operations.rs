@@ -11,6 +11,7 @@ use super::mapping::{Kind, Run};
 use super::reservation::Reservation;
 use super::state::{State, Stop};
 use super::zeroing::ZeroStep;
+use crate::byte_range::{length_of, range_at};
 use crate::disk::Piece;
 use crate::error::Result;
 use crate::runtime::{Event, LocalFuture, Outliving};
@@ -50,8 +51,9 @@ impl<S: Storage> Image<S> {
     /// Subclusters that one step handles at most from `start` on, within `range` of bytes.
     fn step(&self, range: &Range<u64>) -> GuestRun {
         let run = self.geometry.subclusters(range);
-        let last_slice = self.geometry.slice_of(self.geometry.cluster_of(run.start)) + SLICES_PER_STEP;
-        let end = self.geometry.first_of_cluster(self.geometry.first_of_slice(last_slice));
+        let first_slice = self.geometry.slice_of(self.geometry.cluster_of(run.start));
+        let end_slice = first_slice.saturating_add(SLICES_PER_STEP);
+        let end = self.geometry.first_of_cluster(self.geometry.first_of_slice(end_slice));
         run.start..run.end.min(end)
     }
 
@@ -286,9 +288,9 @@ impl<S: Storage> Image<S> {
         let whole = S::Payload::concat(parts);
         let mut at = 0;
         for host in &reservation.host {
-            let end = at + (host.end - host.start);
-            self.write_data(host.start, &[whole.slice(at..end)]).await?;
-            at = end;
+            let part = range_at(at, length_of(host));
+            at = part.end;
+            self.write_data(host.start, &[whole.slice(part)]).await?;
         }
         Ok(())
     }
@@ -297,8 +299,7 @@ impl<S: Storage> Image<S> {
     pub(crate) async fn write_data(&self, offset: u64, parts: &[S::Payload]) -> Result<()> {
         self.data_storage().write(offset, parts).await.map_err(self.blame.io("writing data", offset))?;
         if self.data_file.is_none() {
-            let end = offset + parts.iter().map(Payload::len).sum::<u64>();
-            self.file_len.set(self.file_len.get().max(end));
+            self.note_written(offset, parts.iter().map(Payload::len).sum());
         }
         Ok(())
     }
@@ -401,10 +402,10 @@ enum ToWrite {
 }
 
 fn run_to_write(state: &mut State, run: GuestRun, kind: Kind) -> Result<ToWrite, Stop> {
-    let bytes = state.geometry.guest_offset(run.end) - state.geometry.guest_offset(run.start);
+    let bytes = state.geometry.guest_length(&run);
     let check = |state: &State, offset| match state.data_file {
         true => Ok(()),
-        false => state.check_no_table(&state.geometry.host_clusters(&(offset..offset + bytes))),
+        false => state.check_no_table(&state.geometry.host_clusters(&range_at(offset, bytes))),
     };
     match kind {
         Kind::Data { offset, copied } if copied || state.data_file => {
@@ -413,7 +414,7 @@ fn run_to_write(state: &mut State, run: GuestRun, kind: Kind) -> Result<ToWrite,
         }
         Kind::ZeroAllocated { offset, copied } if copied || state.data_file => {
             check(state, offset)?;
-            let reservation = Reservation::in_place(run, offset..offset + bytes);
+            let reservation = Reservation::in_place(run, range_at(offset, bytes));
             state.pin(&reservation);
             Ok(ToWrite::Prepared(reservation))
         }

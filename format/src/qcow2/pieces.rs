@@ -18,7 +18,7 @@ impl Pieces {
     pub fn for_slices(slices: usize, slice_bytes: usize) -> Self {
         Pieces {
             keys: Vec::with_capacity(slices),
-            bytes: Vec::with_capacity(slices * slice_bytes),
+            bytes: Vec::with_capacity(slices.saturating_mul(slice_bytes)),
             runs: Vec::new(),
         }
     }
@@ -26,11 +26,12 @@ impl Pieces {
     /// Some 512-byte sectors, in ascending order, of a table that begins at `offset`.
     pub fn of_sectors(sectors: impl IntoIterator<Item = u64>, table: &[u64], offset: u64) -> Self {
         const SECTOR: u64 = 512;
-        let entries = SECTOR as usize / size_of::<u64>();
+        const ENTRIES: usize = SECTOR as usize / size_of::<u64>();
         let mut pieces = Pieces::default();
         for sector in sectors {
-            let rest = table.get(sector as usize * entries..).unwrap_or_default();
-            pieces.push(sector, offset + sector * SECTOR, rest.get(..entries).unwrap_or(rest));
+            let rest = table.get((sector as usize).saturating_mul(ENTRIES)..).unwrap_or_default();
+            let place = offset.saturating_add(sector.saturating_mul(SECTOR));
+            pieces.push(sector, place, rest.get(..ENTRIES).unwrap_or(rest));
         }
         pieces
     }
@@ -45,7 +46,9 @@ impl Pieces {
         E::encode_to(entries, &mut self.bytes);
         self.keys.push(key);
         match self.runs.last_mut() {
-            Some((first, run)) if *first + run.len() as u64 == offset => run.end = self.bytes.len(),
+            Some((first, run)) if first.saturating_add(run.len() as u64) == offset => {
+                run.end = self.bytes.len();
+            }
             _ => self.runs.push((offset, start..self.bytes.len())),
         }
     }

@@ -224,7 +224,7 @@ impl<S: Storage> Image<S> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let geometry = self.geometry;
-        state.batches += 1;
+        state.batches = state.batches.wrapping_add(1);
         let l1 = &state.l1;
         let mut batch = Batch {
             l2: state.l2.take_dirty(|slice| offset_within(l1, geometry.slice_position(slice))),
@@ -287,7 +287,7 @@ impl<S: Storage> Image<S> {
             batch.l2.keys.iter().for_each(|key| state.l2.mark_dirty(*key));
             state.refcount_table_dirty.extend(batch.refcount_table.keys);
             state.l1_dirty.extend(batch.l1.keys);
-            state.unpublished += batch.unpublished;
+            state.add_unpublished(batch.unpublished);
             state.freed.splice(0..0, batch.freed);
         }
     }
@@ -306,10 +306,14 @@ impl<S: Storage> Image<S> {
         for (offset, bytes) in pieces.runs() {
             let write = self.storage.write_metadata(kind, offset, bytes).await;
             write.map_err(self.blame.io("writing metadata", offset))?;
-            let end = offset + bytes.len() as u64;
-            self.file_len.set(self.file_len.get().max(end));
+            self.note_written(offset, bytes.len() as u64);
         }
         Ok(())
+    }
+
+    /// Takes note that so many bytes at an offset have been written: the file does not end before them.
+    pub(super) fn note_written(&self, offset: u64, len: u64) {
+        self.file_len.update(|known| known.max(offset.saturating_add(len)));
     }
 
     pub(super) async fn barrier(&self) -> Result<()> {
@@ -319,7 +323,7 @@ impl<S: Storage> Image<S> {
 
 /// Where a part of what an entry of a table points at lies in the file.
 fn offset_within(table: &[u64], (index, within): (usize, u64)) -> u64 {
-    (table.get(index).copied().unwrap_or(0) & OFFSET_MASK) + within
+    (table.get(index).copied().unwrap_or(0) & OFFSET_MASK).saturating_add(within)
 }
 
 /// Takes host clusters out of slices of extended L2 entries that lie beyond the end of the file: they are there for

@@ -4,6 +4,7 @@ use super::freeing::Freed;
 use super::geometry::*;
 use super::mapping::{ALL_ALLOCATED, CompressedData, L2Entry};
 use super::state::{State, Stop, push_run, take_first};
+use crate::byte_range::range_at;
 use smallvec::SmallVec;
 use std::ops::Range;
 
@@ -45,6 +46,13 @@ struct Fitting {
     hosts: u64,
 }
 
+impl Fitting {
+    /// Host clusters for data and tables.
+    fn clusters(&self) -> u64 {
+        self.hosts.saturating_add(self.new_tables.len() as u64)
+    }
+}
+
 impl State {
     /// Sets places aside for the first subclusters of a run, all of them without data: as many as there is room for,
     /// `None` if there is none, or if the first one shares its host cluster with a snapshot.
@@ -54,28 +62,28 @@ impl State {
         }
         let run = self.before_shared(run)?;
         let wanted = self.fitting(&run, u64::MAX)?;
-        let needed = wanted.hosts + wanted.new_tables.len() as u64;
         let mut in_room = self.table_room_for(wanted.new_tables.len() as u64)?;
-        let mut free = self.find_free_beside(in_room, needed - in_room)?;
-        if free.found < needed - in_room {
-            in_room = 0;
+        let mut needed = wanted.clusters().saturating_sub(in_room);
+        let mut free = self.find_free_beside(in_room, needed)?;
+        if free.found < needed {
+            (in_room, needed) = (0, wanted.clusters());
             free = self.find_free(needed)?;
         }
-        let Fitting { end, new_tables, hosts } = match free.found >= needed - in_room {
+        let fitting = match free.found >= needed {
             true => wanted,
             false => self.fitting(&run, free.found)?,
         };
-        if end == run.start {
+        if fitting.end == run.start {
             return Ok(None);
         }
-        let mut host = self.take(&mut free, hosts + new_tables.len() as u64 - in_room)?;
+        let mut host = self.take(&mut free, fitting.clusters().saturating_sub(in_room))?;
         // From here on nothing can fail. Tables first, so that table and data often are one run.
-        for (number, index) in (0..).zip(new_tables) {
+        for (number, index) in (0..).zip(fitting.new_tables) {
             let table = self.take_for_table(number < in_room, &mut host);
             self.add_table(index, table);
         }
-        self.used += hosts;
-        let guest = run.start..end;
+        self.used = self.used.saturating_add(fitting.hosts);
+        let guest = run.start..fitting.end;
         let reservation = match (self.data_file, self.geometry.has_subclusters()) {
             (_, true) => self.place_subclusters(guest, host),
             (true, false) => {
@@ -105,7 +113,7 @@ impl State {
         }
         let wanted = free.found.min(length(clusters));
         let host = self.take(&mut free, wanted)?;
-        self.used += wanted;
+        self.used = self.used.saturating_add(wanted);
         let end = geometry.first_of_cluster(clusters.start + wanted);
         let reservation = self.on_clusters(guest.start..end, host);
         self.pin(&reservation);
@@ -125,9 +133,9 @@ impl State {
         }
         let new_table = self.l2_table(geometry.l1_index(cluster))? == 0;
         let behind = self.room_behind_compressed()?;
-        let fits = |offset: &u64| length(&geometry.host_clusters(&(*offset..offset + bytes))) == 1;
+        let fits = |offset: &u64| length(&geometry.host_clusters(&range_at(*offset, bytes))) == 1;
         let within = behind.filter(fits);
-        let needed = u64::from(within.is_none()) + u64::from(new_table);
+        let needed = u64::from(within.is_none()).saturating_add(u64::from(new_table));
         let mut free = self.find_free(needed)?;
         if free.found < needed {
             return Ok(None);
@@ -135,7 +143,7 @@ impl State {
         let mut host = self.take(&mut free, needed)?;
         // It goes on in the next cluster, if that is free.
         let across = behind.filter(|offset| {
-            let next = geometry.host_clusters(&(*offset..offset + 1)).end;
+            let next = geometry.host_cluster_at(*offset) + 1;
             within.is_none() && host.first().is_some_and(|run| run.start == next)
         });
         if across.is_some() {
@@ -147,18 +155,18 @@ impl State {
         }
         let offset = match within.or(across) {
             Some(offset) => {
-                self.add_reference(geometry.host_clusters(&(offset..offset + 1)).start);
+                self.add_reference(geometry.host_cluster_at(offset));
                 offset
             }
             None => geometry.host_offset(take_first(&mut host)),
         };
-        let end = offset + bytes;
-        self.compressed_end = (!end.is_multiple_of(geometry.cluster_size())).then_some(end);
-        let touched = geometry.host_clusters(&(offset..end));
         let data = CompressedData { offset, bytes };
+        let place = data.range();
+        self.compressed_end = (!geometry.is_aligned(place.end)).then_some(place.end);
+        let touched = geometry.host_clusters(&place);
         let reservation = Reservation {
             guest,
-            host: SmallVec::from_elem(offset..end, 1),
+            host: SmallVec::from_elem(place, 1),
             taken: SmallVec::from_buf([touched]),
             compressed: Some(data),
             placed: Placed::default(),
@@ -170,7 +178,7 @@ impl State {
     /// Where compressed data ended last, within a cluster to which one more reference can be counted.
     fn room_behind_compressed(&mut self) -> Result<Option<u64>, Stop> {
         let Some(end) = self.compressed_end else { return Ok(None) };
-        let cluster = self.geometry.host_clusters(&(end..end + 1)).start;
+        let cluster = self.geometry.host_cluster_at(end);
         Ok((self.refcount(cluster)? < self.geometry.width.max()).then_some(end))
     }
 
@@ -210,20 +218,17 @@ impl State {
         }
         for index in self.table_indices(run) {
             let is_new = self.l2_table(index)? == 0;
-            if left < u64::from(is_new) {
-                break;
-            }
-            let table_end = geometry.first_of_cluster(geometry.first_of_table(index + 1)).min(run.end);
-            let (end, hosts) =
-                self.hosts_that_fit(&(fitting.end..table_end), is_new, left - u64::from(is_new))?;
+            let Some(room) = left.checked_sub(u64::from(is_new)) else { break };
+            let table_end = geometry.end_of_table(index).min(run.end);
+            let (end, hosts) = self.hosts_that_fit(&(fitting.end..table_end), is_new, room)?;
             if end == fitting.end {
                 break;
             }
             if is_new {
                 fitting.new_tables.push(index);
             }
-            left -= hosts + u64::from(is_new);
-            fitting.hosts += hosts;
+            left = room.saturating_sub(hosts);
+            fitting.hosts = fitting.hosts.saturating_add(hosts);
             fitting.end = end;
             if end < table_end {
                 break;
@@ -243,13 +248,13 @@ impl State {
             return Ok((run.start + hosts, hosts));
         }
         let clusters = geometry.clusters_of(run);
-        let (mut cluster, mut hosts) = (clusters.start, 0);
+        let (mut cluster, mut hosts) = (clusters.start, 0u64);
         while cluster < clusters.end {
             let needs_host = is_new || self.entry(cluster)?.offset() == 0;
             if needs_host && hosts == room {
                 return Ok((geometry.first_of_cluster(cluster).max(run.start), hosts));
             }
-            hosts += u64::from(needs_host);
+            hosts = hosts.saturating_add(u64::from(needs_host));
             cluster += 1;
         }
         Ok((run.end, hosts))
@@ -277,7 +282,7 @@ impl State {
                 let offset = match self.data_file {
                     true => cluster_offset,
                     false => {
-                        self.data_clusters += 1;
+                        self.data_clusters = self.data_clusters.saturating_add(1);
                         geometry.host_offset(take_first(&mut host))
                     }
                 };
@@ -286,9 +291,9 @@ impl State {
                 push_run(&mut placed.clusters, cluster..cluster + 1);
             }
             let end = geometry.first_of_cluster(cluster + 1).min(guest.end);
-            let within = geometry.guest_offset(at) - cluster_offset;
-            let start = entry.offset() + within;
-            push_run(&mut bytes, start..start + geometry.guest_offset(end) - geometry.guest_offset(at));
+            let within = geometry.guest_offset(at).saturating_sub(cluster_offset);
+            let start = entry.offset().saturating_add(within);
+            push_run(&mut bytes, range_at(start, geometry.guest_length(&(at..end))));
             at = end;
         }
         Reservation { guest, host: bytes, taken: SmallVec::new(), compressed: None, placed }
@@ -330,42 +335,42 @@ impl State {
         let geometry = self.geometry;
         let mut unused: HostRuns = SmallVec::new();
         let mut replaced: HostRuns = SmallVec::new();
-        let mut mapped = 0;
+        let mut mapped = 0u64;
         let mut at = reservation.guest.start;
         for host in &reservation.host {
-            let mut offset = host.start;
-            while offset < host.end {
+            let mut rest = geometry.host_clusters(host);
+            while !rest.is_empty() {
                 let cluster = geometry.cluster_of(at);
                 let slice = geometry.slice_of(cluster);
-                let in_slice = geometry.first_of_slice(slice + 1) - cluster;
-                let count = ((host.end - offset) >> geometry.cluster_bits).min(in_slice);
+                let in_slice = geometry.clusters_of_slice(slice).end - cluster;
+                let count = length(&rest).min(in_slice);
                 // Pinned since it was reserved.
                 let Some(words) = self.l2.get_mut(slice) else { break };
                 let first = geometry.index_in_slice(cluster);
                 for (number, word) in (0..count).zip(words.iter_mut().skip(first)) {
-                    let place = offset + (number << geometry.cluster_bits);
+                    let place = rest.start + number;
+                    let offset = geometry.host_offset(place);
                     let old = L2Entry { word: *word, bitmap: 0 };
                     if is_hole(at + number) {
                         *word = ZERO;
-                        let place = HostCluster(place >> geometry.cluster_bits);
                         push_run(&mut unused, place..place + 1);
                     } else {
-                        *word = place | COPIED;
-                        mapped += 1;
+                        *word = offset | COPIED;
+                        mapped = mapped.saturating_add(1);
                     }
-                    if old.word & (OFFSET_MASK | COMPRESSED) != 0 && old.offset() != place {
+                    if old.word & (OFFSET_MASK | COMPRESSED) != 0 && old.offset() != offset {
                         push_run(&mut replaced, old.references(&geometry, self.data_file));
                     }
                 }
                 at += count;
-                offset += count << geometry.cluster_bits;
+                rest.start += count;
             }
         }
         self.freed.extend(replaced.into_iter().map(Freed::reference));
         if !reservation.taken.is_empty() {
-            self.data_clusters += mapped;
+            self.data_clusters = self.data_clusters.saturating_add(mapped);
         }
-        self.unpublished += mapped << geometry.cluster_bits;
+        self.add_unpublished(mapped << geometry.cluster_bits);
         if reservation.taken.is_empty() { SmallVec::new() } else { unused }
     }
 
@@ -389,15 +394,15 @@ impl State {
                     self.freed.push(Freed::reference(old));
                 }
                 entry = L2Entry { word: offsets.next().unwrap_or(0) | COPIED, bitmap: ALL_ALLOCATED };
-                self.data_clusters += 1;
-                self.unpublished += geometry.cluster_size();
+                self.data_clusters = self.data_clusters.saturating_add(1);
+                self.add_unpublished(geometry.cluster_size());
             } else {
                 for number in 0..end - at {
-                    let bit = 1u64 << (u64::from(geometry.within_cluster(at)) + number);
+                    let bit = 1u64 << geometry.within_cluster(at + number);
                     let (set, clear) = if is_hole(at + number) { (bit << 32, bit) } else { (bit, bit << 32) };
                     entry.bitmap = entry.bitmap & !clear | set;
                 }
-                self.unpublished += (end - at) * geometry.subcluster_size();
+                self.add_unpublished(geometry.guest_length(&(at..end)));
             }
             self.set_entry(cluster, entry);
             at = end;
@@ -413,11 +418,14 @@ impl State {
         if !references.is_empty() {
             self.freed.push(Freed::reference(references));
         }
-        let further_sectors = (data.offset + data.bytes - 1) / 512 - data.offset / 512;
-        let word = COMPRESSED | data.offset | further_sectors << (62 - (geometry.cluster_bits - 8));
-        self.set_entry(cluster, L2Entry { word, bitmap: 0 });
-        self.unpublished += data.bytes;
+        self.set_entry(cluster, L2Entry::of_compressed(data, geometry.cluster_bits));
+        self.add_unpublished(data.bytes);
         SmallVec::new()
+    }
+
+    /// Takes note of guest data that is to be published.
+    pub(super) fn add_unpublished(&mut self, bytes: u64) {
+        self.unpublished = self.unpublished.saturating_add(bytes);
     }
 
     /// Gives a reservation up; its clusters are returned, to be freed, but those that `is_shared` with other operations.

@@ -5,6 +5,7 @@ use super::geometry::*;
 use super::header::{Header, MAX_L1_BYTES, l1_entries};
 use super::image::{Image, Mode};
 use super::slices::Entry;
+use crate::byte_range::range_at;
 use crate::error::Result;
 use crate::runtime::Join;
 use crate::storage::{MetadataKind, Storage};
@@ -85,7 +86,7 @@ impl<S: Storage> Image<S> {
     /// is free only once it no longer does.
     async fn grow_l1(&self, entries: u64) -> Result<()> {
         let geometry = self.geometry;
-        let bytes = (entries * 8).next_multiple_of(512);
+        let bytes = entries.saturating_mul(8).next_multiple_of(512);
         let clusters = bytes.div_ceil(geometry.cluster_size());
         let place = self.contiguous_clusters(clusters).await?;
         let _turn = self.publishing_turn().await;
@@ -98,7 +99,7 @@ impl<S: Storage> Image<S> {
         table.resize((clusters << geometry.cluster_bits) as usize, 0);
         let write = self.storage.write_metadata(MetadataKind::L1Table, offset, &table).await;
         write.map_err(self.blame.io("writing a larger L1 table", offset))?;
-        self.file_len.set(self.file_len.get().max(offset + table.len() as u64));
+        self.note_written(offset, table.len() as u64);
         self.barrier().await?;
         let old = self.header();
         let header = Header { l1_size: entries as u32, l1_table_offset: offset, ..old.clone() };
@@ -107,9 +108,9 @@ impl<S: Storage> Image<S> {
             let mut state = self.state.borrow_mut();
             state.l1 = l1;
             (0..clusters).for_each(|number| state.hold_table(place + number));
-            state.used += clusters;
+            state.used = state.used.saturating_add(clusters);
         }
-        let old_bytes = old.l1_table_offset..old.l1_table_offset + u64::from(old.l1_size) * 8;
+        let old_bytes = range_at(old.l1_table_offset, u64::from(old.l1_size) * 8);
         if old.l1_table_offset != 0 && !old_bytes.is_empty() {
             self.free_unused(vec![Freed::reference(geometry.host_clusters(&old_bytes))]).await;
         }

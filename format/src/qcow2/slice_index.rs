@@ -36,13 +36,15 @@ impl Index {
                 if places.is_empty() {
                     *places = vec![0; *numbers];
                 }
-                places[number as usize] = place as u32 + 1;
+                if let Some(held) = places.get_mut(number as usize) {
+                    *held = (place as u32).saturating_add(1);
+                }
             }
             // The disk has grown.
             Index::Dense { places, .. } => {
-                let held = (0..).zip(&*places).filter(|(_, place)| **place != 0);
+                let held = (0..).zip(&*places);
                 let mut sparse: FxHashMap<u64, u32> =
-                    held.map(|(number, place)| (number, place - 1)).collect();
+                    held.filter_map(|(number, place)| Some((number, place.checked_sub(1)?))).collect();
                 sparse.insert(number, place as u32);
                 *self = Index::Sparse(sparse);
             }
@@ -68,8 +70,8 @@ impl Index {
     /// Bytes of memory in use.
     pub fn memory(&self) -> usize {
         match self {
-            Index::Dense { places, .. } => places.capacity() * size_of::<u32>(),
-            Index::Sparse(places) => places.capacity() * size_of::<(u64, u32)>(),
+            Index::Dense { places, .. } => places.capacity().saturating_mul(size_of::<u32>()),
+            Index::Sparse(places) => places.capacity().saturating_mul(size_of::<(u64, u32)>()),
         }
     }
 }

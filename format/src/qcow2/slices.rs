@@ -26,8 +26,9 @@ macro_rules! big_endian_entry {
 
             fn encode_to(entries: &[Self], bytes: &mut Vec<u8>) {
                 let start = bytes.len();
-                bytes.resize(start + size_of_val(entries), 0);
-                let (places, _) = bytes[start..].as_chunks_mut::<{ size_of::<$width>() }>();
+                bytes.resize(start.saturating_add(size_of_val(entries)), 0);
+                let added = bytes.get_mut(start..).unwrap_or_default();
+                let (places, _) = added.as_chunks_mut::<{ size_of::<$width>() }>();
                 places.iter_mut().zip(entries).for_each(|(place, entry)| *place = entry.to_be_bytes());
             }
         }
@@ -73,7 +74,8 @@ impl<E: Entry> SliceCache<E> {
     /// A cache of at most `bytes` bytes (but at least 16 slices), with slices of `entries_per_slice`, numbered below
     /// `numbers`.
     pub fn new(bytes: u64, entries_per_slice: usize, numbers: u64) -> Self {
-        let capacity = (bytes as usize / (entries_per_slice * size_of::<E>())).max(16);
+        let slice_bytes = entries_per_slice.saturating_mul(size_of::<E>());
+        let capacity = (bytes as usize).checked_div(slice_bytes).unwrap_or(0).max(16);
         SliceCache {
             entries: vec![],
             slots: vec![],
@@ -106,7 +108,7 @@ impl<E: Entry> SliceCache<E> {
     pub fn get(&mut self, key: u64) -> Option<&[E]> {
         let place = self.index.get(key)?;
         self.set_referenced(place);
-        self.entries.get(place * self.entries_per_slice..)?.get(..self.entries_per_slice)
+        self.entries_at(place)
     }
 
     /// The slice to be changed: it becomes dirty.
@@ -114,10 +116,24 @@ impl<E: Entry> SliceCache<E> {
         let place = self.index.get(key)?;
         self.set_referenced(place);
         let slot = self.slots.get_mut(place)?.as_mut()?;
-        self.held += usize::from(!slot.dirty && slot.pins == 0);
-        self.dirty += usize::from(!slot.dirty);
+        self.held = self.held.saturating_add(usize::from(!slot.dirty && slot.pins == 0));
+        self.dirty = self.dirty.saturating_add(usize::from(!slot.dirty));
         slot.dirty = true;
-        self.entries.get_mut(place * self.entries_per_slice..)?.get_mut(..self.entries_per_slice)
+        self.entries_at_mut(place)
+    }
+
+    fn entries_at(&self, place: usize) -> Option<&[E]> {
+        self.entries.get(self.start_of(place)..)?.get(..self.entries_per_slice)
+    }
+
+    fn entries_at_mut(&mut self, place: usize) -> Option<&mut [E]> {
+        let start = self.start_of(place);
+        self.entries.get_mut(start..)?.get_mut(..self.entries_per_slice)
+    }
+
+    /// Where the entries of a slot begin. They are all in memory, so that this cannot wrap.
+    fn start_of(&self, place: usize) -> usize {
+        place.wrapping_mul(self.entries_per_slice)
     }
 
     fn set_referenced(&mut self, place: usize) {
@@ -146,28 +162,34 @@ impl<E: Entry> SliceCache<E> {
         }
         // The disk may have grown.
         self.numbers = self.numbers.max(key.saturating_add(1));
-        let slot = Some(Slot { key, dirty: false, pins: 0 });
+        let slot = Slot { key, dirty: false, pins: 0 };
         let place = match self.free.pop() {
             Some(place) => {
-                let start = place * self.entries_per_slice;
-                let places = &mut self.entries[start..start + self.entries_per_slice];
+                let places = self.entries_at_mut(place).unwrap_or_default();
                 places.iter_mut().zip(entries).for_each(|(place, entry)| *place = entry);
-                self.slots[place] = slot;
+                if let Some(free) = self.slots.get_mut(place) {
+                    *free = Some(slot);
+                }
                 place
             }
-            None => {
-                self.slots.push(slot);
-                self.referenced.resize(self.slots.len().div_ceil(64), 0);
-                // A third at a time: doubling would waste up to half of the memory.
-                if self.entries.capacity() < self.entries.len() + self.entries_per_slice {
-                    self.entries.reserve_exact((self.slots.len() / 3).max(16) * self.entries_per_slice);
-                }
-                self.entries.extend(entries);
-                self.slots.len() - 1
-            }
+            None => self.add_place(slot, entries),
         };
         self.index.insert(key, place);
         self.set_referenced(place);
+    }
+
+    /// Adds a slot behind the others.
+    fn add_place(&mut self, slot: Slot, entries: impl Iterator<Item = E>) -> usize {
+        let place = self.slots.len();
+        self.slots.push(Some(slot));
+        self.referenced.resize(self.slots.len().div_ceil(64), 0);
+        // A third at a time: doubling would waste up to half of the memory.
+        if self.entries.capacity().saturating_sub(self.entries.len()) < self.entries_per_slice {
+            let places = (self.slots.len() / 3).max(16);
+            self.entries.reserve_exact(places.saturating_mul(self.entries_per_slice));
+        }
+        self.entries.extend(entries);
+        place
     }
 
     /// Adds the slice of a new table: all zero, and dirty.
@@ -179,37 +201,40 @@ impl<E: Entry> SliceCache<E> {
     /// Evicts slices above the capacity, as far as a bounded search finds some that were not used lately.
     #[inline]
     pub fn trim(&mut self) {
-        let excess = (self.slots.len() - self.free.len() - self.held).saturating_sub(self.capacity);
+        let kept = self.capacity.saturating_add(self.held).saturating_add(self.free.len());
+        let excess = self.slots.len().saturating_sub(kept);
         if excess > 0 {
             self.evict(excess);
         }
     }
 
     fn evict(&mut self, excess: usize) {
-        let mut excess = excess;
-        let mut steps = 64 + 2 * excess;
-        while excess > 0 && steps > 0 {
-            steps -= 1;
-            self.hand = (self.hand + 1) % self.slots.len();
-            let place = self.hand;
-            let is_free_to_go = self.slots[place].as_ref().is_some_and(|slot| !slot.dirty && slot.pins == 0);
-            if !is_free_to_go || self.take_referenced(place) {
-                continue;
-            }
-            if let Some(evicted) = self.slots[place].take() {
-                self.index.remove(evicted.key);
-                self.free.push(place);
-                excess -= 1;
-            }
+        let steps = excess.saturating_mul(2).saturating_add(64);
+        (0..steps).filter(|_| self.evict_next()).take(excess).for_each(drop);
+    }
+
+    /// Moves the clock's hand on by a slot, and evicts the slice there if it may go and was not used lately.
+    fn evict_next(&mut self) -> bool {
+        let next = self.hand.wrapping_add(1);
+        self.hand = if next < self.slots.len() { next } else { 0 };
+        let place = self.hand;
+        let slot = self.slots.get(place).and_then(Option::as_ref);
+        let is_free_to_go = slot.is_some_and(|slot| !slot.dirty && slot.pins == 0);
+        if !is_free_to_go || self.take_referenced(place) {
+            return false;
         }
+        let Some(evicted) = self.slots.get_mut(place).and_then(Option::take) else { return false };
+        self.index.remove(evicted.key);
+        self.free.push(place);
+        true
     }
 
     /// Removes a slice of a table that there is no more.
     pub fn remove(&mut self, key: u64) {
         let Some(place) = self.index.get(key) else { return };
-        if let Some(slot) = self.slots[place].take() {
-            self.held -= usize::from(slot.dirty || slot.pins > 0);
-            self.dirty -= usize::from(slot.dirty);
+        if let Some(slot) = self.slots.get_mut(place).and_then(Option::take) {
+            self.held = self.held.saturating_sub(usize::from(slot.dirty || slot.pins > 0));
+            self.dirty = self.dirty.saturating_sub(usize::from(slot.dirty));
         }
         self.index.remove(key);
         self.free.push(place);
@@ -217,17 +242,17 @@ impl<E: Entry> SliceCache<E> {
 
     pub fn pin(&mut self, key: u64) {
         if let Some(slot) = self.slot(key) {
-            slot.pins += 1;
-            let newly_held = slot.pins == 1 && !slot.dirty;
-            self.held += usize::from(newly_held);
+            let newly_held = slot.pins == 0 && !slot.dirty;
+            slot.pins = slot.pins.saturating_add(1);
+            self.held = self.held.saturating_add(usize::from(newly_held));
         }
     }
 
     pub fn unpin(&mut self, key: u64) {
         if let Some(slot) = self.slot(key).filter(|slot| slot.pins > 0) {
-            slot.pins -= 1;
+            slot.pins = slot.pins.saturating_sub(1);
             let released = slot.pins == 0 && !slot.dirty;
-            self.held -= usize::from(released);
+            self.held = self.held.saturating_sub(usize::from(released));
         }
     }
 
@@ -238,15 +263,15 @@ impl<E: Entry> SliceCache<E> {
         for (place, slot) in self.slots.iter_mut().enumerate() {
             let Some(slot) = slot.as_mut().filter(|slot| slot.dirty) else { continue };
             slot.dirty = false;
-            slot.pins += 1;
+            slot.pins = slot.pins.saturating_add(1);
             taken.push((offset_of(slot.key), slot.key, place));
         }
         self.dirty = 0;
         taken.sort_unstable();
-        let mut pieces = Pieces::for_slices(taken.len(), self.entries_per_slice * size_of::<E>());
+        let mut pieces =
+            Pieces::for_slices(taken.len(), self.entries_per_slice.saturating_mul(size_of::<E>()));
         for (offset, key, place) in taken {
-            let entries = &self.entries[place * self.entries_per_slice..][..self.entries_per_slice];
-            pieces.push(key, offset, entries);
+            pieces.push(key, offset, self.entries_at(place).unwrap_or_default());
         }
         pieces
     }
@@ -258,13 +283,21 @@ impl<E: Entry> SliceCache<E> {
 
     /// Bytes of memory in use.
     pub fn memory(&self) -> u64 {
-        let places =
-            self.slots.capacity() * size_of::<Option<Slot>>() + self.free.capacity() * size_of::<usize>();
-        let referenced = self.referenced.capacity() * size_of::<u64>();
-        (self.entries.capacity() * size_of::<E>() + places + referenced + self.index.memory()) as u64
+        let vectors = [
+            allocated(&self.entries),
+            allocated(&self.slots),
+            allocated(&self.free),
+            allocated(&self.referenced),
+        ];
+        vectors.into_iter().sum::<usize>().saturating_add(self.index.memory()) as u64
     }
 
     fn slot(&mut self, key: u64) -> Option<&mut Slot> {
         self.slots.get_mut(self.index.get(key)?)?.as_mut()
     }
+}
+
+/// Bytes that a vector has for its elements.
+fn allocated<T>(elements: &Vec<T>) -> usize {
+    elements.capacity().saturating_mul(size_of::<T>())
 }

@@ -5,6 +5,7 @@ use super::header::{Header, MAX_REFCOUNT_TABLE_BYTES};
 use super::image::{Image, Mode};
 use super::slices::Entry;
 use super::state::State;
+use crate::byte_range::range_at;
 use crate::error::Result;
 use crate::storage::{MetadataKind, Storage};
 
@@ -23,10 +24,11 @@ impl Plan {
         let mut blocks = 1;
         loop {
             // Half as large again, so that it rarely happens; but the last table is as large as the format allows.
-            let ample = (old_entries + old_entries / 2).max(wanted).min(MAX_REFCOUNT_TABLE_BYTES / 8);
-            let entries = ample.max(old_entries + blocks);
+            let ample =
+                old_entries.saturating_add(old_entries / 2).max(wanted).min(MAX_REFCOUNT_TABLE_BYTES / 8);
+            let entries = ample.max(old_entries.saturating_add(blocks));
             let table_clusters = entries.div_ceil(entries_per_cluster);
-            let needed = (blocks + table_clusters).div_ceil(1 << geometry.block_bits);
+            let needed = blocks.saturating_add(table_clusters).div_ceil(1 << geometry.block_bits);
             if needed <= blocks {
                 return Plan { first, blocks, table_clusters };
             }
@@ -36,6 +38,10 @@ impl Plan {
 
     fn end(&self) -> HostCluster {
         self.first + self.blocks + self.table_clusters
+    }
+
+    fn clusters(&self) -> u64 {
+        self.end() - self.first
     }
 }
 
@@ -59,10 +65,11 @@ impl<S: Storage> Image<S> {
             return 0;
         }
         let geometry = self.geometry;
+        let blocks_of = |clusters: u64| clusters.div_ceil(1 << geometry.block_bits);
         let data = self.size().div_ceil(geometry.cluster_size());
-        let tables = data.div_ceil(1 << geometry.l2_bits) + data.div_ceil(1 << geometry.block_bits);
+        let tables = data.div_ceil(1 << geometry.l2_bits).saturating_add(blocks_of(data));
         // Some room for the rest: header, L1 and refcount table.
-        let blocks = (data + tables).div_ceil(1 << geometry.block_bits) + 2;
+        let blocks = blocks_of(data.saturating_add(tables)).saturating_add(2);
         blocks.min(MOST_BYTES / 8)
     }
 
@@ -99,8 +106,7 @@ impl<S: Storage> Image<S> {
             *entry = geometry.host_offset(plan.first + block);
         }
         let mut counts = vec![0u8; (plan.blocks << geometry.cluster_bits) as usize];
-        (0..plan.blocks + plan.table_clusters)
-            .for_each(|index| geometry.width.set(&mut counts, index as usize, 1));
+        geometry.width.fill(&mut counts, 0..plan.clusters() as usize, 1);
         let blocks_offset = geometry.host_offset(plan.first);
         let table_offset = geometry.host_offset(plan.first + plan.blocks);
         for (kind, offset, bytes) in [
@@ -109,7 +115,7 @@ impl<S: Storage> Image<S> {
         ] {
             let write = self.storage.write_metadata(kind, offset, &bytes).await;
             write.map_err(self.blame.io("writing a larger refcount table", offset))?;
-            self.file_len.set(self.file_len.get().max(offset + bytes.len() as u64));
+            self.note_written(offset, bytes.len() as u64);
         }
         self.barrier().await?;
         let old = self.header();
@@ -122,8 +128,7 @@ impl<S: Storage> Image<S> {
         self.switch_header(header).await?;
         adopt(&mut self.state.borrow_mut(), table, &plan, &counts);
         let old_bytes = u64::from(old.refcount_table_clusters) << geometry.cluster_bits;
-        let old_table =
-            geometry.host_clusters(&(old.refcount_table_offset..old.refcount_table_offset + old_bytes));
+        let old_table = geometry.host_clusters(&range_at(old.refcount_table_offset, old_bytes));
         // The old table counts them, so that no growth can be needed.
         Box::pin(self.remove_references(&[old_table])).await;
         Ok(())
@@ -138,10 +143,10 @@ fn adopt(state: &mut State, table: Vec<u64>, plan: &Plan, counts: &[u8]) {
     table.iter_mut().zip(&old).for_each(|(entry, old)| *entry = *old);
     state.refcount_table = table;
     let first_slice = state.geometry.block_slice_of(plan.first);
-    for (index, slice) in counts.chunks(slice_bytes).enumerate() {
-        state.refcounts.insert_clean(first_slice + index as u64, slice.iter().copied());
+    for (number, slice) in (first_slice..).zip(counts.chunks(slice_bytes)) {
+        state.refcounts.insert_clean(number, slice.iter().copied());
     }
-    state.used += plan.blocks + plan.table_clusters;
+    state.used = state.used.saturating_add(plan.clusters());
     if let Some(tables) = &mut state.tables {
         tables.mark(plan.first..plan.end());
     }

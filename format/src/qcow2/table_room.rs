@@ -7,6 +7,7 @@
 use super::allocation::FreeClusters;
 use super::geometry::*;
 use super::state::{Missing, State, Stop, take_first};
+use crate::byte_range::round_down;
 
 /// Binary logarithm of the bytes of a page of the host.
 const PAGE_BITS: u32 = 12;
@@ -27,14 +28,15 @@ impl State {
 
     /// Keeps the next free clusters for tables, unless few are left.
     fn keep_table_room(&mut self) -> Result<(), Stop> {
-        let per_page = 1 << (PAGE_BITS - self.geometry.cluster_bits);
-        let free = match self.find_free(GROUP_PAGES * per_page) {
+        let page_bits = PAGE_BITS.saturating_sub(self.geometry.cluster_bits);
+        let wanted = GROUP_PAGES << page_bits;
+        let free = match self.find_free(wanted) {
             // For this alone the refcount table need not become larger.
             Err(Stop::Missing(Missing::RefcountTable)) => return Ok(()),
             found => found?,
         };
         let longest = free.runs.iter().max_by_key(|run| length(run)).cloned();
-        let Some(run) = longest.filter(|_| free.found == GROUP_PAGES * per_page) else { return Ok(()) };
+        let Some(run) = longest.filter(|_| free.found == wanted) else { return Ok(()) };
         self.check_no_table(&run)?;
         for (block, cluster) in free.blocks {
             if self.geometry.block_of(run.start) == block {
@@ -43,7 +45,7 @@ impl State {
             }
         }
         // The data behind begins with a page.
-        let end = HostCluster(run.end.0 / per_page * per_page);
+        let end = HostCluster(round_down(run.end.0, 1 << page_bits));
         self.table_room = run.start..if end > run.start { end } else { run.end };
         Ok(())
     }
@@ -86,7 +88,7 @@ impl FreeClusters {
         if self.table_room.is_empty() {
             return at;
         }
-        self.table_room.end = HostCluster(self.table_room.end.0 - 1);
+        self.table_room.end = HostCluster(self.table_room.end.0.saturating_sub(1));
         self.table_room.end
     }
 }

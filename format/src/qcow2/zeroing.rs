@@ -140,8 +140,7 @@ impl State {
     fn within_table(&self, run: &GuestRun) -> (u64, GuestRun) {
         let geometry = self.geometry;
         let index = geometry.l1_index(geometry.cluster_of(run.start));
-        let table_end = geometry.first_of_cluster(geometry.first_of_table(index.saturating_add(1)));
-        (index, run.start..run.end.min(table_end))
+        (index, run.start..run.end.min(geometry.end_of_table(index)))
     }
 
     /// A whole cluster that reads as zeroes and has no host cluster.

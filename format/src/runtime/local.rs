@@ -66,11 +66,15 @@ impl Wake for SlotWaker {
     }
 }
 
+struct Slot {
+    /// `None`: free, or being polled.
+    task: Option<LocalFuture<()>>,
+    waker: Waker,
+}
+
 #[derive(Default)]
 struct Tasks {
-    /// `None`: free, or being polled.
-    slots: Vec<Option<LocalFuture<()>>>,
-    wakers: Vec<Waker>,
+    slots: Vec<Slot>,
     free: Vec<usize>,
 }
 
@@ -132,11 +136,10 @@ impl LocalRuntime {
         if let Poll::Ready(value) = main.as_mut().poll(&mut Context::from_waker(&main_waker)) {
             return value;
         }
-        let mut since_look = 0;
+        let mut tasks = 0u32;
         loop {
-            since_look += 1;
-            if since_look == TASKS_BETWEEN_LOOKS {
-                since_look = 0;
+            tasks = tasks.wrapping_add(1);
+            if tasks.is_multiple_of(TASKS_BETWEEN_LOOKS) {
                 self.look_at_sockets();
                 self.wake_due();
             }
@@ -180,8 +183,9 @@ impl LocalRuntime {
     fn poll_task(&self, slot: usize) {
         let (mut task, waker) = {
             let mut tasks = self.tasks.borrow_mut();
-            let Some(task) = tasks.slots[slot].take() else { return };
-            (task, tasks.wakers[slot].clone())
+            let Some(slot) = tasks.slots.get_mut(slot) else { return };
+            let Some(task) = slot.task.take() else { return };
+            (task, slot.waker.clone())
         };
         let done = task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
         // A finished task may own the last handle of an image: it goes before the list is borrowed.
@@ -195,7 +199,9 @@ impl LocalRuntime {
         if task.is_none() {
             tasks.free.push(slot);
         }
-        tasks.slots[slot] = task;
+        if let Some(slot) = tasks.slots.get_mut(slot) {
+            slot.task = task;
+        }
     }
 
     /// Sleeps until a timer is due or a waker is called from another thread.
@@ -205,7 +211,7 @@ impl LocalRuntime {
             let mut timers = self.timers.borrow_mut();
             match timers.last_entry() {
                 Some(timer) if timer.key().0.0 <= now => return timer.remove().wake(),
-                timer => timer.map(|timer| timer.key().0.0 - now),
+                timer => timer.map(|timer| timer.key().0.0.saturating_sub(now)),
             }
         };
         self.queue.parked.store(true, Ordering::SeqCst);
@@ -224,13 +230,14 @@ impl LocalRuntime {
 impl Runtime for LocalRuntime {
     fn spawn(&self, task: LocalFuture<()>) {
         let mut tasks = self.tasks.borrow_mut();
-        let slot = tasks.free.pop().unwrap_or_else(|| {
-            let slot = tasks.slots.len();
-            tasks.slots.push(None);
-            tasks.wakers.push(Waker::from(Arc::new(SlotWaker { slot, queue: self.queue.clone() })));
-            slot
-        });
-        tasks.slots[slot] = Some(task);
+        let slot = tasks.free.pop().unwrap_or(tasks.slots.len());
+        match tasks.slots.get_mut(slot) {
+            Some(free) => free.task = Some(task),
+            None => {
+                let waker = Waker::from(Arc::new(SlotWaker { slot, queue: self.queue.clone() }));
+                tasks.slots.push(Slot { task: Some(task), waker });
+            }
+        }
         self.queue.push(slot);
     }
 
@@ -244,9 +251,9 @@ impl Runtime for LocalRuntime {
 
     fn sleep(&self, duration: Duration) -> LocalFuture<()> {
         let (timers, count, begin) = (self.timers.clone(), self.timer_count.clone(), self.begin);
-        let deadline = self.now() + duration;
+        let deadline = self.now().saturating_add(duration);
         Box::pin(async move {
-            count.set(count.get() + 1);
+            count.update(|count| count.wrapping_add(1));
             let key = Reverse((deadline, count.get()));
             let _registration = Registration { timers: timers.clone(), key };
             poll_fn(|context| {

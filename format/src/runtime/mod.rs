@@ -6,7 +6,6 @@
 
 mod event;
 mod join;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod local;
 mod outliving;
 mod reactor;

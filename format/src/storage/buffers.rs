@@ -7,6 +7,7 @@ use bytes::Bytes;
 use std::cell::RefCell;
 use std::io;
 use std::mem;
+use std::ops::Range;
 
 /// Smaller buffers come as fast from the allocator.
 const SMALLEST: usize = 1 << 9;
@@ -25,6 +26,13 @@ struct Free {
     bytes: usize,
 }
 
+impl Free {
+    /// Those of a size, a power of two.
+    fn of_size(&mut self, size: usize) -> Option<&mut Vec<Vec<u8>>> {
+        self.buffers.get_mut(size.ilog2().saturating_sub(SMALLEST.ilog2()) as usize)
+    }
+}
+
 thread_local! {
     static FREE: RefCell<Free> = const { RefCell::new(Free { buffers: [const { Vec::new() }; SIZES], bytes: 0 }) };
 }
@@ -40,7 +48,7 @@ pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [u8]) -> io::Result<()>)
         return Ok(bytes.into());
     }
     let mut buffer = Buffer::of(len);
-    fill(&mut buffer.bytes[buffer.start..][..len])?;
+    fill(buffer.as_mut())?;
     Ok(Bytes::from_owner(buffer))
 }
 
@@ -58,24 +66,30 @@ impl Buffer {
     fn of(len: usize) -> Self {
         let size = len.next_power_of_two();
         let kept = FREE.with_borrow_mut(|free| {
-            let kept = free.buffers[number_of(size)].pop()?;
-            free.bytes -= kept.len();
+            let kept = free.of_size(size)?.pop()?;
+            free.bytes = free.bytes.saturating_sub(kept.len());
             Some(kept)
         });
-        let bytes = kept.unwrap_or_else(|| vec![0; size + ALIGNMENT]);
+        let bytes = kept.unwrap_or_else(|| vec![0; size.saturating_add(ALIGNMENT)]);
         let start = bytes.as_ptr().addr().wrapping_neg() % ALIGNMENT;
         Buffer { bytes, start, len, size }
     }
-}
 
-/// Which of the sizes this is.
-fn number_of(size: usize) -> usize {
-    (size.ilog2() - SMALLEST.ilog2()) as usize
+    fn place(&self) -> Range<usize> {
+        self.start..self.start.saturating_add(self.len)
+    }
 }
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes[self.start..][..self.len]
+        self.bytes.get(self.place()).unwrap_or_default()
+    }
+}
+
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        let place = self.place();
+        self.bytes.get_mut(place).unwrap_or_default()
     }
 }
 
@@ -85,9 +99,12 @@ impl Drop for Buffer {
         // A thread that ends keeps nothing.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
-            if free.bytes + bytes.len() <= KEPT {
-                free.bytes += bytes.len();
-                free.buffers[number_of(self.size)].push(bytes);
+            let kept = free.bytes.saturating_add(bytes.len());
+            if kept <= KEPT
+                && let Some(buffers) = free.of_size(self.size)
+            {
+                buffers.push(bytes);
+                free.bytes = kept;
             }
         });
     }

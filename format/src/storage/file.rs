@@ -44,6 +44,11 @@ mod lock_bytes {
     pub const ALL: [i64; 3] = [CONSISTENT_READ, WRITE, RESIZE];
     /// Held by a process of ours that fills a cache; beyond the bytes that QEMU uses.
     pub const FILLING: i64 = 300;
+
+    /// The bytes of some permissions, from one of the bases on.
+    pub fn from(base: i64, permissions: &[i64]) -> impl Iterator<Item = i64> {
+        permissions.iter().map(move |permission| base.saturating_add(*permission))
+    }
 }
 
 /// A file of the host. Clones share it; the locks go when the last one is dropped.
@@ -103,16 +108,14 @@ impl HostFile {
         if access == Access::Beside && !is_locked_by_others(&file, FILLING)? {
             return Err(io::Error::new(io::ErrorKind::WouldBlock, "another process is writing this image"));
         }
-        for byte in held.iter().map(|p| HELD + p).chain(denied.iter().map(|p| DENIED + p)) {
+        for byte in from(HELD, held).chain(from(DENIED, denied)) {
             lock(&file, byte)?;
         }
         // Others conflict if they deny what we hold, or hold what we deny.
-        let conflicting: Vec<i64> =
-            held.iter().map(|p| DENIED + p).chain(denied.iter().map(|p| HELD + p)).collect();
-        let mut looks = 0;
+        let conflicting: Vec<i64> = from(DENIED, held).chain(from(HELD, denied)).collect();
+        let mut further_looks = 1..LOOKS;
         while any_locked_by_others(&file, &conflicting)? {
-            looks += 1;
-            if looks == LOOKS {
+            if further_looks.next().is_none() {
                 let why = match access {
                     Access::Write | Access::Fill => "another process is using this image",
                     _ => "another process is writing this image",
@@ -130,32 +133,36 @@ impl HostFile {
     /// Writes at most [`MAX_PARTS`] parts, and returns where they end.
     fn write_parts(&self, offset: u64, parts: &[Bytes]) -> io::Result<u64> {
         let slices: SmallVec<[IoSlice<'_>; 4]> = parts.iter().map(|part| IoSlice::new(part)).collect();
-        let written = offset + nix::sys::uio::pwritev(&*self.file, &slices, offset as i64)? as u64;
-        // A short write: the rest, part by part.
-        let mut start = offset;
+        let mut written = nix::sys::uio::pwritev(&*self.file, &slices, offset as i64)?;
+        let mut at = offset;
         for part in parts {
-            let end = start + part.len() as u64;
-            if end > written {
-                let skip = written.saturating_sub(start);
-                self.file.write_all_at(&part[skip as usize..], start + skip)?;
+            let (done, rest) = part.split_at(written.min(part.len()));
+            written = written.saturating_sub(done.len());
+            at = at.saturating_add(done.len() as u64);
+            // A short write: the rest, part by part.
+            if !rest.is_empty() {
+                self.file.write_all_at(rest, at)?;
+                at = at.saturating_add(rest.len() as u64);
             }
-            start = end;
         }
-        Ok(start)
+        Ok(at)
     }
 
     /// Fills `bytes` with what lies at `offset`; beyond the end of the file lie zeroes.
     fn read_exact_or_zero(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
-        let mut filled = 0;
-        while filled < bytes.len() {
-            match self.file.read_at(&mut bytes[filled..], offset + filled as u64) {
+        let (mut at, mut rest) = (offset, bytes);
+        while !rest.is_empty() {
+            match self.file.read_at(rest, at) {
                 Ok(0) => break,
-                Ok(n) => filled += n,
+                Ok(n) => {
+                    at = at.saturating_add(n as u64);
+                    rest = rest.get_mut(n..).unwrap_or_default();
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        bytes[filled..].fill(0);
+        rest.fill(0);
         Ok(())
     }
 }

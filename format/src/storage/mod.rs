@@ -7,10 +7,8 @@
 //!
 //! Images belong to one thread: nothing here is `Send`, and parallelism is across images.
 
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod buffers;
 mod counting;
-#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 mod file;
 mod holes;
 mod memory;
