@@ -16,7 +16,7 @@ use std::path::PathBuf;
 static ALLOCATOR: Counting = Counting;
 
 /// Bytes that an input may take, all that is written to its file included.
-const MOST_MEMORY: isize = 192 << 20;
+const MOST_MEMORY: isize = 224 << 20;
 
 /// The folder for inputs of a target: `seeds` or `found`.
 fn folder(kind: &str, target: Target) -> PathBuf {

@@ -224,3 +224,24 @@ fn a_storage_that_fails_while_the_disk_becomes_smaller_breaks_nothing() {
         }
     }
 }
+
+/// Tables that map something behind the end of the disk: what is there is no part of a disk that grows.
+#[test]
+fn data_behind_the_end_of_a_disk_does_not_come_back() {
+    for shape in SHAPES {
+        let (mut image, content) = full_image(shape, 3);
+        image[24..32].copy_from_slice(&SMALL.to_be_bytes());
+        let memory = Memory::new(image);
+        let runtime = LocalRuntime::new();
+        runtime.block_on(async {
+            let disk = open(memory.clone(), &runtime).await.expect("it opens");
+            disk.resize(2 * SMALL).await.expect("it can become larger");
+            disk.close().await.expect("it closes");
+        });
+        let folder = folder_with(&memory.to_vec());
+        qemu::check(folder.path(), "image");
+        let mut expected = content[..SMALL as usize].to_vec();
+        expected.resize(2 * SMALL as usize, 0);
+        assert_same(&qemu::content(folder.path(), "image"), &expected, &format!("{shape:?}"));
+    }
+}

@@ -74,6 +74,7 @@ impl<S: Storage> Stack<S> {
         };
         let old_size = image.size();
         if size > old_size {
+            image.drop_behind_end().await?;
             // What lies in the last cluster behind the old end, perhaps since the disk was larger once, goes first.
             let cluster_end = old_size.next_multiple_of(image.cluster_size()).min(size);
             self.write_explicit_zeroes(old_size..cluster_end).await?;

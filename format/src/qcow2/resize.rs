@@ -73,8 +73,26 @@ impl<S: Storage> Image<S> {
 
     /// The whole clusters that a disk of `size` bytes has no more.
     fn clusters_behind(&self, size: u64) -> Range<GuestCluster> {
-        let cluster = |bytes: u64| GuestCluster(bytes.div_ceil(self.cluster_size()));
-        cluster(size)..cluster(self.size())
+        self.first_cluster_behind(size)..self.first_cluster_behind(self.size())
+    }
+
+    fn first_cluster_behind(&self, size: u64) -> GuestCluster {
+        GuestCluster(size.div_ceil(self.cluster_size()))
+    }
+
+    /// Unmaps what tables map behind the end of the disk, where nothing should be: a larger disk would show it.
+    ///
+    /// # Errors
+    /// As [`resize`](Self::resize).
+    pub(crate) async fn drop_behind_end(self: &Rc<Self>) -> Result<()> {
+        let tables = self.state.borrow().l1.len() as u64;
+        let end = self.geometry.first_of_table(tables);
+        let behind = self.first_cluster_behind(self.size())..end;
+        if behind.is_empty() {
+            return Ok(());
+        }
+        let image = self.clone();
+        Join::spawn(&*self.runtime, Box::pin(async move { image.drop_clusters(&behind).await })).await
     }
 
     async fn drop_clusters(&self, clusters: &Range<GuestCluster>) -> Result<()> {

@@ -39,6 +39,9 @@ big_endian_entry!(u64);
 // Refcounts stay as they stand in the file: their width differs from image to image.
 big_endian_entry!(u8);
 
+/// Bytes of dirty slices of which a copy is no matter.
+const MANY_DIRTY_BYTES: usize = 8 << 20;
+
 #[derive(Debug)]
 struct Slot {
     key: u64,
@@ -91,9 +94,12 @@ impl<E: Entry> SliceCache<E> {
         }
     }
 
-    /// Whether so many slices are dirty that little room is left for others.
+    /// Whether so many slices are dirty that little room is left for others, or that a copy of them would take much
+    /// memory.
     pub fn is_crowded(&self) -> bool {
-        self.dirty > self.capacity / 2 && self.numbers > self.capacity as u64
+        let bytes = self.dirty.saturating_mul(self.entries_per_slice).saturating_mul(size_of::<E>());
+        let leaves_room = self.numbers <= self.capacity as u64 && bytes <= MANY_DIRTY_BYTES;
+        self.dirty > self.capacity / 2 && !leaves_room
     }
 
     pub fn dirty(&self) -> usize {

@@ -120,11 +120,15 @@ impl State {
         if self.l2_table(index)? == 0 {
             return Ok(ZeroStep::Done(run.end));
         }
-        if !self.own_tables(&run)? {
-            return Ok(ZeroStep::NoRoom);
-        }
         let range = self.geometry.clusters_of(&run);
         let mut cluster = range.start;
+        while cluster < range.end && !is_to_go(self.entry(cluster)?) {
+            cluster += 1;
+        }
+        // A table that stays as it is may stay shared.
+        if cluster < range.end && !self.own_tables(&run)? {
+            return Ok(ZeroStep::NoRoom);
+        }
         while cluster < range.end {
             let entry = self.entry(cluster)?;
             if is_to_go(entry) {
