@@ -10,6 +10,7 @@ use super::operations::InFlight;
 use super::protection::{check_blocks_differ, tables_of};
 use super::slices::{Entry, SliceCache};
 use super::state::{Missing, State};
+use super::table_room;
 use crate::error::{Blame, Error, Result};
 use crate::runtime::{Event, Runtime};
 use crate::storage::{MetadataKind, Storage};
@@ -190,6 +191,7 @@ impl<S: Storage> Image<S> {
             refcount_table_dirty: Default::default(),
             tables,
             free_hint: HostCluster(0),
+            keeps_table_room: mode == Mode::Write && geometry.cluster_bits < table_room::PAGE_BITS,
             table_room: HostCluster(0)..HostCluster(0),
             limit,
             used: 0,

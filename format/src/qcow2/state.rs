@@ -58,7 +58,9 @@ pub(crate) struct State {
     pub tables: Option<Reached>,
     /// No cluster below is free.
     pub free_hint: HostCluster,
-    /// Free clusters that are kept for tables.
+    /// Whether free clusters are kept for tables.
+    pub keeps_table_room: bool,
+    /// Those that are kept at present.
     pub table_room: HostRun,
     /// Host clusters from here on must not be allocated.
     pub limit: HostCluster,

@@ -3,6 +3,8 @@
 //! Were a table of a few hundred bytes to lie between the data of every few requests, it would be a request of its own
 //! whenever it is published, and push what the guest writes off the pages of the host. So free clusters are kept for
 //! tables, a group at a time. Nothing is counted before a table takes it: a crash leaves nothing behind.
+//!
+//! Not so in a cache: a boot reads it in the order in which a boot has filled it, and finds a table best beside its data.
 
 use super::allocation::FreeClusters;
 use super::geometry::*;
@@ -10,14 +12,14 @@ use super::state::{Missing, State, Stop, take_first};
 use crate::byte_range::round_down;
 
 /// Binary logarithm of the bytes of a page of the host.
-const PAGE_BITS: u32 = 12;
+pub(super) const PAGE_BITS: u32 = 12;
 /// Pages of a group.
 const GROUP_PAGES: u64 = 16;
 
 impl State {
     /// How many of so many tables can lie in the room that is kept for them; what counts it is in memory then.
     pub(super) fn table_room_for(&mut self, tables: u64) -> Result<u64, Stop> {
-        if tables > 0 && self.table_room.is_empty() && self.geometry.cluster_bits < PAGE_BITS {
+        if tables > 0 && self.table_room.is_empty() && self.keeps_table_room {
             self.keep_table_room()?;
         }
         let count = tables.min(length(&self.table_room));
