@@ -76,7 +76,10 @@ pub fn request(input: &mut Input<'_>, units: &Units) -> Option<Request> {
             length.min(rest).min(16 * units.table).min(MOST_CLUSTERS * units.cluster),
             kind % 16 == 10,
         ),
-        11 | 12 => Request::Discard(offset, length.min(rest).min(64 * units.table)),
+        11 | 12 => Request::Discard(
+            offset,
+            length.min(rest).min(64 * units.table).min(MOST_CLUSTERS * units.cluster),
+        ),
         13 => Request::Resize(offset.saturating_add(length)),
         14 => Request::Flush,
         _ => Request::Reopen,
