@@ -15,6 +15,8 @@
 //! batch is what memory holds when it begins: entries are only there once their data is written, so the first barrier
 //! covers all the data that the batch points at. Data in an external file has a barrier of its own before the batch.
 //!
+//! Before the refcount table moves, the first step alone is taken: the new table is to name no block that could be lost.
+//!
 //! Barriers are dear, and a step without anything to write has none. Whatever moves (a table that has to become larger, a
 //! table that is shared with snapshots) is written whole at its new place before anything points there, and its old place
 //! is free only once nothing does.
