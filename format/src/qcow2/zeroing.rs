@@ -4,6 +4,7 @@ use super::freeing::Freed;
 use super::geometry::*;
 use super::mapping::{ALL_ZERO, L2Entry};
 use super::state::{Missing, State, Stop};
+use std::ops::Range;
 
 /// How far a step that makes zeroes came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,23 +122,44 @@ impl State {
             return Ok(ZeroStep::Done(run.end));
         }
         let range = self.geometry.clusters_of(&run);
-        let mut cluster = range.start;
-        while cluster < range.end && !is_to_go(self.entry(cluster)?) {
-            cluster += 1;
-        }
+        let mut cluster = self.first_for(&range, &is_to_go)?;
         // A table that stays as it is may stay shared.
         if cluster < range.end && !self.own_tables(&run)? {
             return Ok(ZeroStep::NoRoom);
         }
         while cluster < range.end {
             let entry = self.entry(cluster)?;
-            if is_to_go(entry) {
-                self.free_data(entry, true);
-                self.set_entry(cluster, emptied);
-            }
-            cluster += 1;
+            self.free_data(entry, true);
+            self.set_entry(cluster, emptied);
+            cluster = self.first_for(&(cluster + 1..range.end), &is_to_go)?;
         }
         Ok(ZeroStep::Done(run.end))
+    }
+
+    /// The first of some clusters of one L2 table for whose entry `holds` is true; the end of the range if there is none.
+    fn first_for(
+        &mut self,
+        clusters: &Range<GuestCluster>,
+        holds: &impl Fn(L2Entry) -> bool,
+    ) -> Result<GuestCluster, Stop> {
+        let geometry = self.geometry;
+        let words_of_entry = if geometry.has_subclusters() { 2 } else { 1 };
+        let holds = |words: &[u64]| match words {
+            [word] => holds(L2Entry { word: *word, bitmap: 0 }),
+            [word, bitmap] => holds(L2Entry { word: *word, bitmap: *bitmap }),
+            _ => false,
+        };
+        let mut cluster = clusters.start;
+        while cluster < clusters.end {
+            let slice = geometry.slice_of(cluster);
+            let words = self.l2.get(slice).ok_or(Missing::L2Slice(slice))?;
+            let entries = words.chunks_exact(words_of_entry).skip(geometry.index_in_slice(cluster));
+            match (0..).zip(entries).find(|(_, words)| holds(words)) {
+                Some((number, _)) => return Ok((cluster + number).min(clusters.end)),
+                None => cluster = geometry.clusters_of_slice(slice).end,
+            }
+        }
+        Ok(clusters.end)
     }
 
     /// The index of the L2 table in which a run begins, and the part of the run that lies in it.
