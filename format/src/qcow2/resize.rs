@@ -9,6 +9,7 @@ use crate::byte_range::range_at;
 use crate::error::Result;
 use crate::runtime::Join;
 use crate::storage::{MetadataKind, Storage};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -85,14 +86,30 @@ impl<S: Storage> Image<S> {
     /// # Errors
     /// As [`resize`](Self::resize).
     pub(crate) async fn drop_behind_end(self: &Rc<Self>) -> Result<()> {
-        let tables = self.state.borrow().l1.len() as u64;
-        let end = self.geometry.first_of_table(tables);
-        let behind = self.first_cluster_behind(self.size())..end;
-        if behind.is_empty() {
-            return Ok(());
-        }
         let image = self.clone();
-        Join::spawn(&*self.runtime, Box::pin(async move { image.drop_clusters(&behind).await })).await
+        Join::spawn(&*self.runtime, Box::pin(async move { image.unmap_behind_end().await })).await
+    }
+
+    async fn unmap_behind_end(&self) -> Result<()> {
+        let geometry = self.geometry;
+        let first = self.first_cluster_behind(self.size());
+        let tables = self.state.borrow().l1.len() as u64;
+        // Of a damaged image many entries may point at the same table.
+        let mut empty = BTreeSet::new();
+        for index in geometry.l1_index(first)..tables {
+            let mapped = geometry.first_of_table(index)..geometry.first_of_table(index.saturating_add(1));
+            let behind = mapped.start.max(first)..mapped.end;
+            let table = self.with_metadata(|state| state.l2_table(index)).await?;
+            if table == 0 || empty.contains(&table) {
+                continue;
+            }
+            if !self.with_metadata(|state| state.maps_nothing(&behind)).await? {
+                self.drop_clusters(&behind).await?;
+            } else if behind == mapped {
+                empty.insert(table);
+            }
+        }
+        Ok(())
     }
 
     async fn drop_clusters(&self, clusters: &Range<GuestCluster>) -> Result<()> {

@@ -136,6 +136,11 @@ impl State {
         Ok(ZeroStep::Done(run.end))
     }
 
+    /// Whether no entry of some clusters of one L2 table, which exists, says anything.
+    pub(super) fn maps_nothing(&mut self, clusters: &Range<GuestCluster>) -> Result<bool, Stop> {
+        Ok(self.first_for(clusters, &|entry| entry != L2Entry::default())? == clusters.end)
+    }
+
     /// The first of some clusters of one L2 table for whose entry `holds` is true; the end of the range if there is none.
     fn first_for(
         &mut self,
