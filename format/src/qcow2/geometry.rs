@@ -255,9 +255,14 @@ impl Geometry {
         GuestCluster(l1_index << self.l2_bits)
     }
 
+    /// The guest clusters that the L2 table with this index maps.
+    pub fn clusters_of_table(&self, l1_index: u64) -> Range<GuestCluster> {
+        self.first_of_table(l1_index)..self.first_of_table(l1_index.saturating_add(1))
+    }
+
     /// Behind the last subcluster that the L2 table with this index maps.
     pub fn end_of_table(&self, l1_index: u64) -> Subcluster {
-        self.first_of_cluster(self.first_of_table(l1_index.saturating_add(1)))
+        self.first_of_cluster(self.clusters_of_table(l1_index).end)
     }
 
     /// The indices of the L2 tables that map some guest clusters.

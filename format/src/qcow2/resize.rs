@@ -97,7 +97,7 @@ impl<S: Storage> Image<S> {
         // Of a damaged image many entries may point at the same table.
         let mut empty = BTreeSet::new();
         for index in geometry.l1_index(first)..tables {
-            let mapped = geometry.first_of_table(index)..geometry.first_of_table(index.saturating_add(1));
+            let mapped = geometry.clusters_of_table(index);
             let behind = mapped.start.max(first)..mapped.end;
             let table = self.with_metadata(|state| state.l2_table(index)).await?;
             if table == 0 || empty.contains(&table) {

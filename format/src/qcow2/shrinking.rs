@@ -124,11 +124,8 @@ impl State {
     /// Drops an L2 table in which nothing is mapped.
     fn drop_if_empty(&mut self, index: u64) -> Result<(), Stop> {
         let table = self.geometry.host_cluster(self.l2_table(index)?);
-        for slice in self.geometry.slices_of_table(index) {
-            let entries = self.l2.get(slice).ok_or(Missing::L2Slice(slice))?;
-            if entries.iter().any(|entry| *entry != 0) {
-                return Ok(());
-            }
+        if !self.maps_nothing(&self.geometry.clusters_of_table(index))? {
+            return Ok(());
         }
         self.geometry.slices_of_table(index).for_each(|slice| self.l2.remove(slice));
         set_entry(&mut self.l1, index, 0);

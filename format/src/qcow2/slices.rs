@@ -229,21 +229,23 @@ impl<E: Entry> SliceCache<E> {
         if !is_free_to_go || self.take_referenced(place) {
             return false;
         }
-        let Some(evicted) = self.slots.get_mut(place).and_then(Option::take) else { return false };
-        self.index.remove(evicted.key);
+        self.vacate(place).is_some()
+    }
+
+    /// Makes a slot free; what it held.
+    fn vacate(&mut self, place: usize) -> Option<Slot> {
+        let slot = self.slots.get_mut(place)?.take()?;
+        self.index.remove(slot.key);
         self.free.push(place);
-        true
+        Some(slot)
     }
 
     /// Removes a slice of a table that there is no more.
     pub fn remove(&mut self, key: u64) {
-        let Some(place) = self.index.get(key) else { return };
-        if let Some(slot) = self.slots.get_mut(place).and_then(Option::take) {
+        if let Some(slot) = self.index.get(key).and_then(|place| self.vacate(place)) {
             self.held = self.held.saturating_sub(usize::from(slot.dirty || slot.pins > 0));
             self.dirty = self.dirty.saturating_sub(usize::from(slot.dirty));
         }
-        self.index.remove(key);
-        self.free.push(place);
     }
 
     pub fn pin(&mut self, key: u64) {
