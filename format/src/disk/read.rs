@@ -77,6 +77,35 @@ impl<S: Storage> Stack<S> {
         Ok(parts.iter().all(|part| matches!(part.source, Source::Zeroes)))
     }
 
+    /// The file, and the bytes of it, in which the whole of a range lies in one piece, from layer `first` on. `None`
+    /// also if a cache on the way is to have it, or if there are holes, which nobody reads.
+    pub(super) async fn in_one_file(
+        self: &Rc<Self>,
+        first: usize,
+        range: &Range<u64>,
+    ) -> Result<Option<(&S, Range<u64>)>> {
+        let parts = self.locate(first, range.clone(), DataKind::Identity).await?;
+        let (number, offset) = match parts.as_slice() {
+            [Part { source: Source::Raw(number), .. }] => (*number, range.start),
+            [Part { source: Source::Host(number, offset), .. }] => (*number, *offset),
+            _ => return Ok(None),
+        };
+        let mut above = self.layers.iter().take(number).skip(first);
+        let bytes = range_at(offset, length_of(range));
+        match self.layer(number) {
+            _ if above.any(|layer| layer.filling().is_some()) => Ok(None),
+            Some(Layer::Raw(raw)) => {
+                let (is_hole, end) = raw.hole(range).await?;
+                Ok((!is_hole && end == range.end).then(|| (raw.storage(), bytes)))
+            }
+            Some(Layer::Qcow2(image)) => {
+                image.check_data_within_file(&bytes).await?;
+                Ok(Some((image.data_storage(), bytes)))
+            }
+            None => Ok(None),
+        }
+    }
+
     /// See [`Disk::extents`](super::Disk::extents).
     pub(super) async fn extents(self: &Rc<Self>, range: Range<u64>, most: usize) -> Result<Vec<Extent>> {
         /// What is mapped in one go: no more than the extents of an answer are likely to need.
@@ -300,10 +329,15 @@ fn push<S: Storage>(parts: &mut Parts<S>, range: Range<u64>, source: Source<S>) 
 }
 
 impl<S: Storage> Image<S> {
-    async fn read_data(&self, kind: DataKind, offset: u64, len: u64) -> Result<S::Payload> {
-        if !self.has_data_file() {
-            self.check_within_file("data cluster", offset, len).await?;
+    async fn check_data_within_file(&self, bytes: &Range<u64>) -> Result<()> {
+        match self.has_data_file() {
+            true => Ok(()),
+            false => self.check_within_file("data cluster", bytes.start, length_of(bytes)).await,
         }
+    }
+
+    async fn read_data(&self, kind: DataKind, offset: u64, len: u64) -> Result<S::Payload> {
+        self.check_data_within_file(&range_at(offset, len)).await?;
         let data = self
             .data_storage()
             .read(kind, offset, len)

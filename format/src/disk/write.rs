@@ -14,6 +14,9 @@ use std::rc::Rc;
 /// read along, if that is at most this long: one round trip is dearer than so many bytes. QEMU does the same.
 const READ_ACROSS: u64 = 16 << 10;
 
+/// From so many bytes on, the host's copying saves more than the two further requests cost.
+const LEAST_BY_HOST: u64 = 32 << 10;
+
 impl<S: Storage> Stack<S> {
     pub(super) async fn write(self: &Rc<Self>, offset: u64, data: S::Payload) -> Result<()> {
         let image = match &**self.top() {
@@ -59,18 +62,52 @@ impl<S: Storage> Stack<S> {
         data: S::Payload,
     ) -> Result<()> {
         let whole = image.bytes_of(&record.guest);
-        let written = match self.copied_around(&whole, source, &part).await {
-            Ok((head, tail)) => {
-                let parts: SmallVec<[S::Payload; 3]> = head.into_iter().chain([data]).chain(tail).collect();
-                image.write_reserved(&reservation, &parts).await
-            }
-            Err(error) => Err(error),
-        };
+        let written = self.write_reserved(image, &reservation, &whole, source, &part, data).await;
         match &written {
             Ok(()) => image.commit(record, reservation, |_| false).await,
             Err(_) => image.abandon(record, reservation).await,
         }
         written
+    }
+
+    async fn write_reserved(
+        self: &Rc<Self>,
+        image: &Image<S>,
+        reservation: &Reservation,
+        whole: &Range<u64>,
+        source: CopySource,
+        part: &Range<u64>,
+        data: S::Payload,
+    ) -> Result<()> {
+        if let [host] = reservation.host.as_slice()
+            && source == CopySource::Below
+            && self.copied_by_host(image, host, whole, part).await?
+        {
+            let within = part.start.saturating_sub(whole.start);
+            return image.write_data(host.start.saturating_add(within), &[data]).await;
+        }
+        let (head, tail) = self.copied_around(whole, source, part).await?;
+        let parts: SmallVec<[S::Payload; 3]> = head.into_iter().chain([data]).chain(tail).collect();
+        image.write_reserved(reservation, &parts).await
+    }
+
+    /// Whether the host has copied what layers below hold to the new clusters at `host`, `part` of them included:
+    /// instead of twice, through the memory of this program, it passes the processor once.
+    async fn copied_by_host(
+        self: &Rc<Self>,
+        image: &Image<S>,
+        host: &Range<u64>,
+        whole: &Range<u64>,
+        part: &Range<u64>,
+    ) -> Result<bool> {
+        let around = length_of(whole).saturating_sub(length_of(part));
+        if around < LEAST_BY_HOST || length_of(part) > READ_ACROSS {
+            return Ok(false);
+        }
+        match self.in_one_file(1, whole).await? {
+            Some((storage, bytes)) => Ok(image.copy_data(storage, &bytes, host.start).await),
+            None => Ok(false),
+        }
     }
 
     /// What stands before and behind `part` in `whole`.

@@ -304,6 +304,15 @@ impl<S: Storage> Image<S> {
         Ok(())
     }
 
+    /// Whether the storage itself has copied guest data of another one to an offset of the file that holds it here.
+    pub(crate) async fn copy_data(&self, source: &S, from: &Range<u64>, to: u64) -> bool {
+        let is_copied = self.data_storage().copy_from(source, from, to).await;
+        if is_copied && self.data_file.is_none() {
+            self.note_written(to, length_of(from));
+        }
+        is_copied
+    }
+
     /// Ends an operation whose data is in place: the subclusters are mapped, those for which `is_hole` holds
     /// as zeroes.
     pub(crate) async fn commit(

@@ -1,6 +1,7 @@
 //! Counts what passes through a storage.
 
 use super::{DataKind, MetadataKind, Storage};
+use crate::byte_range::length_of;
 use std::cell::Cell;
 use std::io;
 use std::ops::Range;
@@ -86,6 +87,15 @@ impl<S: Storage> Storage for Counting<S> {
         self.inner.write(offset, parts).await?;
         self.count(|counts| &mut counts.guest_writes, parts.iter().map(Payload::len).sum());
         Ok(())
+    }
+
+    async fn copy_from(&self, source: &Self, from: &Range<u64>, to: u64) -> bool {
+        let is_copied = self.inner.copy_from(&source.inner, from, to).await;
+        if is_copied {
+            source.count(|counts| &mut counts.guest_reads, length_of(from));
+            self.count(|counts| &mut counts.guest_writes, length_of(from));
+        }
+        is_copied
     }
 
     async fn read_metadata(&self, kind: MetadataKind, offset: u64, len: u64) -> io::Result<Vec<u8>> {

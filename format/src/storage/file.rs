@@ -5,6 +5,7 @@ use bytes::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, fallocate, fcntl};
 use nix::libc;
+use nix::sys::sendfile::sendfile;
 use nix::unistd::{Whence, lseek};
 use smallvec::SmallVec;
 use std::cell::Cell;
@@ -148,6 +149,26 @@ impl HostFile {
         Ok(at)
     }
 
+    /// Has the host copy bytes of `source`, all of which must lie before its end. By sendfile, since copy_file_range
+    /// would make the two files share extents where the file system can: every later write would then break a piece
+    /// off one.
+    fn send_from(&self, source: &Self, from: &Range<u64>, to: u64) -> io::Result<()> {
+        // Nothing else uses the position of the file.
+        lseek(&*self.file, to as i64, Whence::SeekSet)?;
+        let mut at = from.start as i64;
+        loop {
+            let rest = from.end.saturating_sub(at as u64) as usize;
+            if rest == 0 {
+                return Ok(());
+            }
+            match sendfile(&*self.file, &*source.file, Some(&mut at), rest) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
     /// Fills `bytes` with what lies at `offset`; beyond the end of the file lie zeroes.
     fn read_exact_or_zero(&self, offset: u64, bytes: &mut [u8]) -> io::Result<()> {
         let (mut at, mut rest) = (offset, bytes);
@@ -224,6 +245,10 @@ impl Storage for HostFile {
         Ok(())
     }
 
+    async fn copy_from(&self, source: &Self, from: &Range<u64>, to: u64) -> bool {
+        self.send_from(source, from, to).is_ok()
+    }
+
     async fn read_metadata(&self, _kind: MetadataKind, offset: u64, len: u64) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len as usize];
         self.read_exact_or_zero(offset, &mut bytes)?;
@@ -245,6 +270,11 @@ impl Storage for HostFile {
     }
 
     async fn hole(&self, range: &Range<u64>) -> io::Result<(bool, u64)> {
+        let metadata = self.file.metadata()?;
+        // Far the most files are full, and looking for the first hole of one in memory is a walk through all its pages.
+        if metadata.blocks().saturating_mul(512) >= metadata.len() {
+            return Ok((false, range.end));
+        }
         let seek = |whence| lseek(&*self.file, range.start as i64, whence).map(|at| at as u64);
         let data = match seek(Whence::SeekData) {
             Ok(data) => data,
@@ -300,5 +330,23 @@ mod tests {
         let device = HostFile::from_file(device).unwrap();
         assert!(runtime.block_on(device.flush()).is_err());
         assert!(device.flush_error.get().is_some());
+    }
+
+    #[test]
+    fn what_the_host_copies_is_all_there_or_said_not_to_be() {
+        let runtime = LocalRuntime::new();
+        let content: Vec<u8> = (0..200_000u32).map(|number| (number % 251) as u8).collect();
+        let (source, target) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        source.write_all_at(&content, 0).unwrap();
+        let [source, target] = [source, target].map(|file| HostFile::from_file(file).unwrap());
+        // More than the host moves at once, and no range of whole pages.
+        assert!(runtime.block_on(target.copy_from(&source, &(7..190_007), 100_003)));
+        assert!(runtime.block_on(target.copy_from(&source, &(0..1), 5)));
+        let copied = runtime.block_on(target.read(DataKind::Guest, 0, 290_003)).unwrap();
+        assert_eq!(copied[5], content[0]);
+        assert!(copied[6..100_003].iter().all(|byte| *byte == 0));
+        assert_eq!(copied[100_003..], content[7..190_007]);
+        let beyond_end = runtime.block_on(target.copy_from(&source, &(150_000..200_001), 0));
+        assert!(!beyond_end, "the last byte is not there");
     }
 }

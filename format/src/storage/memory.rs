@@ -1,9 +1,11 @@
 //! A byte store in memory.
 
 use super::{DataKind, MetadataKind, Storage};
+use crate::byte_range::length_of;
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 
 /// A byte store in memory. Clones share the bytes, so that an image can be closed and opened again.
@@ -62,6 +64,10 @@ impl Storage for Memory {
             position = position.saturating_add(part.len() as u64);
         }
         Ok(())
+    }
+
+    async fn copy_from(&self, source: &Self, from: &Range<u64>, to: u64) -> bool {
+        self.copy_in(to, &source.copy_out(from.start, length_of(from))).is_ok()
     }
 
     async fn read_metadata(&self, _kind: MetadataKind, offset: u64, len: u64) -> io::Result<Vec<u8>> {

@@ -122,6 +122,14 @@ pub trait Storage: 'static {
     /// Writes `parts` of guest data one after the other from `offset` on, growing the store as needed.
     async fn write(&self, offset: u64, parts: &[Self::Payload]) -> io::Result<()>;
 
+    /// Copies guest data of `source` to offset `to`, growing the store as needed, without anybody seeing it. What those
+    /// bytes hold is unknown if it returns false: such a store cannot do it, or something failed, and whoever then
+    /// reads and writes them is told what.
+    async fn copy_from(&self, source: &Self, from: &Range<u64>, to: u64) -> bool {
+        let _ = (source, from, to);
+        false
+    }
+
     /// Reads metadata; bytes beyond the end read as zeroes.
     async fn read_metadata(&self, kind: MetadataKind, offset: u64, len: u64) -> io::Result<Vec<u8>>;
 

@@ -4,6 +4,7 @@ use super::Random;
 use bytes::Bytes;
 use std::cell::RefCell;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 use vmicache_format::storage::{DataKind, Memory, MetadataKind, Storage};
 
@@ -76,6 +77,11 @@ impl Storage for Recorded {
     async fn write(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
         self.steps.borrow_mut().push(Step::Write { offset, bytes: parts.concat() });
         self.memory.write(offset, parts).await
+    }
+
+    async fn copy_from(&self, source: &Self, from: &Range<u64>, to: u64) -> bool {
+        let copied = source.read(DataKind::Guest, from.start, from.end - from.start).await;
+        self.write(to, &[copied.expect("memory")]).await.is_ok()
     }
 
     async fn read_metadata(&self, kind: MetadataKind, offset: u64, len: u64) -> io::Result<Vec<u8>> {

@@ -75,6 +75,11 @@ impl Faults {
         turns(count).await;
     }
 
+    /// Whether no file can grow now.
+    fn is_full(&self) -> bool {
+        matches!(&*self.fault.borrow(), Fault::Full(range) if range.contains(&self.count()))
+    }
+
     /// What a request that fails does before.
     fn fate(&self, kind: RequestKind, grows: bool) -> Option<Done> {
         let number = self.count.replace(self.count.get() + 1);
@@ -148,6 +153,19 @@ impl Storage for Failing {
 
     async fn write(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
         self.change(RequestKind::Write, offset, &parts.concat()).await
+    }
+
+    /// One in three fails, and leaves something else behind.
+    async fn copy_from(&self, source: &Self, from: &Range<u64>, to: u64) -> bool {
+        self.faults.some_turns().await;
+        let len = (from.end - from.start) as usize;
+        let grows = to + len as u64 > self.memory.to_vec().len() as u64;
+        if self.faults.dice.borrow_mut().random_ratio(1, 3) || grows && self.faults.is_full() {
+            let part = vec![0xdb; if grows { 0 } else { len / 2 }];
+            let _ = self.memory.write_metadata(MetadataKind::Header, to, &part).await;
+            return false;
+        }
+        self.memory.copy_from(&source.memory, from, to).await
     }
 
     async fn read_metadata(&self, kind: MetadataKind, offset: u64, len: u64) -> io::Result<Vec<u8>> {

@@ -11,6 +11,7 @@ use rand::{RngExt, SeedableRng};
 use rand_pcg::Pcg64Mcg;
 use std::cell::RefCell;
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 use vmicache_format::storage::{DataKind, Memory, MetadataKind, Storage};
 
@@ -135,6 +136,11 @@ impl Storage for Recorded {
 
     async fn write(&self, offset: u64, parts: &[Bytes]) -> io::Result<()> {
         self.change(Change::Write { offset, bytes: parts.concat() }).await
+    }
+
+    async fn copy_from(&self, source: &Self, from: &Range<u64>, to: u64) -> bool {
+        let copied = source.read(DataKind::Guest, from.start, from.end - from.start).await;
+        self.write(to, &[copied.expect("memory")]).await.is_ok()
     }
 
     async fn read_metadata(&self, kind: MetadataKind, offset: u64, len: u64) -> io::Result<Vec<u8>> {

@@ -76,6 +76,11 @@ impl<S: Storage> Storage for Delaying<S> {
         self.disturb(self.inner.write(offset, parts)).await
     }
 
+    async fn copy_from(&self, source: &Self, from: &Range<u64>, to: u64) -> bool {
+        let copy = async || Ok(self.inner.copy_from(&source.inner, from, to).await);
+        self.disturb(copy()).await.unwrap_or(false)
+    }
+
     async fn read_metadata(&self, kind: MetadataKind, offset: u64, len: u64) -> io::Result<Vec<u8>> {
         self.disturb(self.inner.read_metadata(kind, offset, len)).await
     }

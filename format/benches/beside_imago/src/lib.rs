@@ -1,4 +1,4 @@
-//! The requests that all programs make, one at a time: `PROGRAM TASK FILE [COUNT]`.
+//! The requests that all programs make, one at a time: `PROGRAM TASK FILE COUNT [BASE]`.
 
 use std::alloc::{Layout, alloc};
 
@@ -10,6 +10,8 @@ pub struct Plan {
     pub len: usize,
     /// The image's file.
     pub file: String,
+    /// The file of its base, for the program that looks for none.
+    pub base: Option<String>,
     /// Bytes from one request to the next, modulo the size of the disk.
     step: u64,
     count: u64,
@@ -23,18 +25,19 @@ impl Plan {
     /// The plan that the command line asks for.
     pub fn from_command_line() -> Self {
         let mut arguments = std::env::args().skip(1);
-        let (Some(task), Some(file)) = (arguments.next(), arguments.next()) else {
-            panic!("usage: PROGRAM seqread|randread|seqwrite|randwrite FILE [COUNT]")
+        let (Some(task), Some(file), Some(count)) = (arguments.next(), arguments.next(), arguments.next())
+        else {
+            panic!("usage: PROGRAM seqread|randread|seqwrite|randwrite FILE COUNT [BASE]")
         };
-        let (write, len, step, count) = match task.as_str() {
-            "seqread" => (false, 1024 * KIB, 1024 * KIB, 2048),
-            "randread" => (false, 4 * KIB, 4 * KIB * STRIDE, 100_000),
-            "seqwrite" => (true, 64 * KIB, 64 * KIB, 16_384),
-            "randwrite" => (true, 4 * KIB, 4 * KIB * STRIDE, 20_000),
+        let (write, len, step) = match task.as_str() {
+            "seqread" => (false, 1024 * KIB, 1024 * KIB),
+            "randread" => (false, 4 * KIB, 4 * KIB * STRIDE),
+            "seqwrite" => (true, 64 * KIB, 64 * KIB),
+            "randwrite" => (true, 4 * KIB, 4 * KIB * STRIDE),
             other => panic!("unknown task {other:?}"),
         };
-        let count = arguments.next().map_or(count, |count| count.parse().expect("COUNT is a number"));
-        Plan { write, len: len as usize, file, step, count }
+        let count = count.parse().expect("COUNT is a number");
+        Plan { write, len: len as usize, file, base: arguments.next(), step, count }
     }
 
     /// Where the requests begin on a disk of `size` bytes.
