@@ -40,7 +40,7 @@ impl<S: Storage> Stack<S> {
             Err(error) => {
                 *record.progress.borrow_mut() = Progress::Failed(error);
                 record.changed.notify();
-                return cache.abandon(record, reservation).await;
+                return cache.abandon(record, &reservation).await;
             }
         };
         let has_holes = pieces.iter().any(|piece| piece.data.is_none());
@@ -65,11 +65,11 @@ impl<S: Storage> Stack<S> {
             false => cache.write_reserved(&reservation, &data).await,
         };
         match written {
-            Ok(()) => cache.commit(record, reservation, is_hole).await,
+            Ok(()) => cache.commit(record, &reservation, is_hole).await,
             Err(_) => {
                 // The guest has its data; only the copy is lost.
                 cache.failed_fills.update(|fills| fills.saturating_add(1));
-                cache.abandon(record, reservation).await;
+                cache.abandon(record, &reservation).await;
             }
         }
     }

@@ -78,11 +78,14 @@ pub(crate) struct Piece<P> {
 
 impl<P: Payload> Piece<P> {
     /// What some pieces hold one after the other.
-    fn join(pieces: read::Pieces<P>) -> P {
-        let mut payloads: SmallVec<[P; 2]> = pieces.into_iter().map(Piece::into_payload).collect();
-        match payloads.len() {
-            1 => payloads.remove(0),
-            _ => P::concat(&payloads),
+    fn join(mut pieces: read::Pieces<P>) -> P {
+        match (pieces.pop(), pieces.is_empty()) {
+            (Some(single), true) => single.into_payload(),
+            (last, _) => {
+                let payloads: SmallVec<[P; 2]> =
+                    pieces.into_iter().chain(last).map(Piece::into_payload).collect();
+                P::concat(&payloads)
+            }
         }
     }
 

@@ -42,7 +42,7 @@ impl<S: Storage> Stack<S> {
                     let data = data_of(&part);
                     let (stack, image) = (self.clone(), image.clone());
                     let task = async move {
-                        stack.write_new(&image, &record, reservation, source, part, data).await
+                        stack.write_new(&image, &record, &reservation, source, &part, data).await
                     };
                     Join::spawn(&*self.runtime, Box::pin(task)).await?;
                 }
@@ -56,13 +56,17 @@ impl<S: Storage> Stack<S> {
         self: &Rc<Self>,
         image: &Rc<Image<S>>,
         record: &InFlight<S::Payload>,
-        reservation: Reservation,
+        reservation: &Reservation,
         source: CopySource,
-        part: Range<u64>,
+        part: &Range<u64>,
         data: S::Payload,
     ) -> Result<()> {
         let whole = image.bytes_of(&record.guest);
-        let written = self.write_reserved(image, &reservation, &whole, source, &part, data).await;
+        let written = match *part == whole {
+            true => image.write_reserved(reservation, &[data]).await,
+            // In memory of its own: whole clusters, the most of what is written, need none of it.
+            false => Box::pin(self.write_amid_rest(image, reservation, &whole, source, part, data)).await,
+        };
         match &written {
             Ok(()) => image.commit(record, reservation, |_| false).await,
             Err(_) => image.abandon(record, reservation).await,
@@ -70,7 +74,8 @@ impl<S: Storage> Stack<S> {
         written
     }
 
-    async fn write_reserved(
+    /// Writes `data` onto its `part` of new clusters, and what they held before onto the rest.
+    async fn write_amid_rest(
         self: &Rc<Self>,
         image: &Image<S>,
         reservation: &Reservation,
@@ -196,8 +201,8 @@ impl<S: Storage> Stack<S> {
         let task = async move {
             let written = image.write_reserved(&reservation, &[compressed]).await;
             match &written {
-                Ok(()) => image.commit(&record, reservation, |_| false).await,
-                Err(_) => image.abandon(&record, reservation).await,
+                Ok(()) => image.commit(&record, &reservation, |_| false).await,
+                Err(_) => image.abandon(&record, &reservation).await,
             }
             written
         };

@@ -95,6 +95,8 @@ pub struct Image<S: Storage> {
     /// What was found wrong while the image was open for writing: it is written no more.
     pub(super) damage: RefCell<Option<Error>>,
     pub(super) file_len: Cell<u64>,
+    /// It is known that nothing is mapped behind the end of the disk but zeroes.
+    pub(super) nothing_behind_end: Cell<bool>,
     pub(crate) failed_fills: Cell<u64>,
 }
 
@@ -225,6 +227,7 @@ impl<S: Storage> Image<S> {
             decompressed: RefCell::default(),
             damage: RefCell::default(),
             file_len: Cell::new(file_len),
+            nothing_behind_end: Cell::new(false),
             failed_fills: Cell::new(0),
         });
         if mode != Mode::Read {

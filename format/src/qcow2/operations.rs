@@ -318,22 +318,29 @@ impl<S: Storage> Image<S> {
     pub(crate) async fn commit(
         self: &Rc<Self>,
         record: &InFlight<S::Payload>,
-        reservation: Reservation,
+        reservation: &Reservation,
         is_hole: impl Fn(Subcluster) -> bool,
     ) {
         let is_shared = |cluster| self.is_in_flight_besides(record, cluster);
-        let unused = self.state.borrow_mut().commit(&reservation, is_hole, is_shared);
-        self.remove_references(&unused).await;
+        let unused = self.state.borrow_mut().commit(reservation, is_hole, is_shared);
+        self.free(&unused).await;
         self.finish(record);
         self.publish_when_due();
     }
 
     /// Ends an operation that failed: nothing is mapped, the clusters are free again.
-    pub(crate) async fn abandon(&self, record: &InFlight<S::Payload>, reservation: Reservation) {
+    pub(crate) async fn abandon(&self, record: &InFlight<S::Payload>, reservation: &Reservation) {
         let is_shared = |cluster| self.is_in_flight_besides(record, cluster);
-        let unused = self.state.borrow_mut().release(&reservation, is_shared);
-        self.remove_references(&unused).await;
+        let unused = self.state.borrow_mut().release(reservation, is_shared);
+        self.free(&unused).await;
         self.finish(record);
+    }
+
+    async fn free(&self, unused: &[HostRun]) {
+        if !unused.is_empty() {
+            // Seldom, and in memory of its own: with it the task of every write would outgrow what is allocated fast.
+            Box::pin(self.remove_references(unused)).await;
+        }
     }
 
     fn finish(&self, record: &InFlight<S::Payload>) {

@@ -91,6 +91,9 @@ impl<S: Storage> Image<S> {
     }
 
     async fn unmap_behind_end(&self) -> Result<()> {
+        if self.nothing_behind_end.get() {
+            return Ok(());
+        }
         let geometry = self.geometry;
         let first = self.first_cluster_behind(self.size());
         let tables = self.state.borrow().l1.len() as u64;
@@ -109,6 +112,7 @@ impl<S: Storage> Image<S> {
                 empty.insert(table);
             }
         }
+        self.nothing_behind_end.set(true);
         Ok(())
     }
 
