@@ -116,6 +116,12 @@ impl State {
         Ok(taken)
     }
 
+    /// Whether there is a refcount block of this number.
+    fn has_block(&self, block: u64) -> Result<bool, Stop> {
+        let entry = self.refcount_table.get(block as usize).ok_or(Missing::RefcountTable)?;
+        Ok(entry & OFFSET_MASK != 0)
+    }
+
     /// Adds an empty refcount block in a free cluster, whose own refcount it may be.
     pub(super) fn add_block(&mut self, block: u64, cluster: HostCluster) {
         if let Some(entry) = self.refcount_table.get_mut(block as usize) {
@@ -136,10 +142,16 @@ impl State {
         let blocks = count >> geometry.block_bits;
         let start = from + blocks + blocks + 6;
         for block in geometry.block_of(start)..=geometry.block_of(start + count) {
-            let entry = self.refcount_table.get(block as usize).ok_or(Missing::RefcountTable)?;
-            if entry & OFFSET_MASK == 0 {
-                let mut free = self.find_free(1)?;
-                for run in self.take(&mut free, 1)? {
+            if self.has_block(block)? {
+                continue;
+            }
+            let mut free = self.find_free(1)?;
+            for run in self.take(&mut free, 1)? {
+                if self.has_block(block)? {
+                    // The search came as far as what the block counts, and so it has a place already.
+                    self.free_hint = self.free_hint.min(run.start);
+                    self.set_refcounts(run, 0);
+                } else {
                     self.add_block(block, run.start);
                 }
             }
