@@ -138,7 +138,22 @@ impl State {
 
     /// Whether no entry of some clusters of one L2 table, which exists, says anything.
     pub(super) fn maps_nothing(&mut self, clusters: &Range<GuestCluster>) -> Result<bool, Stop> {
-        Ok(self.first_for(clusters, &|entry| entry != L2Entry::default())? == clusters.end)
+        let geometry = self.geometry;
+        let words_of_entry = if geometry.has_subclusters() { 2 } else { 1 };
+        let mut cluster = clusters.start;
+        while cluster < clusters.end {
+            let slice = geometry.slice_of(cluster);
+            let words = self.l2.get(slice).ok_or(Missing::L2Slice(slice))?;
+            let end = geometry.clusters_of_slice(slice).end.min(clusters.end);
+            let first = geometry.index_in_slice(cluster).saturating_mul(words_of_entry);
+            let count = ((end - cluster) as usize).saturating_mul(words_of_entry);
+            // All of a slice at once: large disks of nothing but empty tables are looked through as they shrink.
+            if words.iter().skip(first).take(count).fold(0, |bits, word| bits | word) != 0 {
+                return Ok(false);
+            }
+            cluster = end;
+        }
+        Ok(true)
     }
 
     /// The first of some clusters of one L2 table for whose entry `holds` is true; the end of the range if there is none.
