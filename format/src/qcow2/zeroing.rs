@@ -138,22 +138,7 @@ impl State {
 
     /// Whether no entry of some clusters of one L2 table, which exists, says anything.
     pub(super) fn maps_nothing(&mut self, clusters: &Range<GuestCluster>) -> Result<bool, Stop> {
-        let geometry = self.geometry;
-        let words_of_entry = if geometry.has_subclusters() { 2 } else { 1 };
-        let mut cluster = clusters.start;
-        while cluster < clusters.end {
-            let slice = geometry.slice_of(cluster);
-            let words = self.l2.get(slice).ok_or(Missing::L2Slice(slice))?;
-            let end = geometry.clusters_of_slice(slice).end.min(clusters.end);
-            let first = geometry.index_in_slice(cluster).saturating_mul(words_of_entry);
-            let count = ((end - cluster) as usize).saturating_mul(words_of_entry);
-            // All of a slice at once: large disks of nothing but empty tables are looked through as they shrink.
-            if words.iter().skip(first).take(count).fold(0, |bits, word| bits | word) != 0 {
-                return Ok(false);
-            }
-            cluster = end;
-        }
-        Ok(true)
+        Ok(self.first_for(clusters, &|entry| entry != L2Entry::default())? == clusters.end)
     }
 
     /// The first of some clusters of one L2 table for whose entry `holds` is true; the end of the range if there is none.
@@ -164,6 +149,7 @@ impl State {
     ) -> Result<GuestCluster, Stop> {
         let geometry = self.geometry;
         let words_of_entry = if geometry.has_subclusters() { 2 } else { 1 };
+        let skips_empty = !holds(L2Entry::default());
         let holds = |words: &[u64]| match words {
             [word] => holds(L2Entry { word: *word, bitmap: 0 }),
             [word, bitmap] => holds(L2Entry { word: *word, bitmap: *bitmap }),
@@ -173,7 +159,13 @@ impl State {
         while cluster < clusters.end {
             let slice = geometry.slice_of(cluster);
             let words = self.l2.get(slice).ok_or(Missing::L2Slice(slice))?;
-            let entries = words.chunks_exact(words_of_entry).skip(geometry.index_in_slice(cluster));
+            let first = geometry.index_in_slice(cluster);
+            // All of a slice at once: large disks of nothing but empty tables are looked through as they shrink.
+            if skips_empty && first == 0 && words.iter().fold(0, |bits, word| bits | word) == 0 {
+                cluster = geometry.clusters_of_slice(slice).end;
+                continue;
+            }
+            let entries = words.chunks_exact(words_of_entry).skip(first);
             match (0..).zip(entries).find(|(_, words)| holds(words)) {
                 Some((number, _)) => return Ok((cluster + number).min(clusters.end)),
                 None => cluster = geometry.clusters_of_slice(slice).end,

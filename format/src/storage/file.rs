@@ -270,11 +270,6 @@ impl Storage for HostFile {
     }
 
     async fn hole(&self, range: &Range<u64>) -> io::Result<(bool, u64)> {
-        let metadata = self.file.metadata()?;
-        // Far the most files are full, and looking for the first hole of one in memory is a walk through all its pages.
-        if metadata.blocks().saturating_mul(512) >= metadata.len() {
-            return Ok((false, range.end));
-        }
         let seek = |whence| lseek(&*self.file, range.start as i64, whence).map(|at| at as u64);
         let data = match seek(Whence::SeekData) {
             Ok(data) => data,
@@ -348,5 +343,16 @@ mod tests {
         assert_eq!(copied[100_003..], content[7..190_007]);
         let beyond_end = runtime.block_on(target.copy_from(&source, &(150_000..200_001), 0));
         assert!(!beyond_end, "the last byte is not there");
+    }
+
+    /// Room that was set aside has blocks, and yet reads as zeroes.
+    #[test]
+    fn room_that_was_never_written_is_a_hole_where_the_host_says_so() {
+        let runtime = LocalRuntime::new();
+        let file = tempfile::tempfile().unwrap();
+        fallocate(&file, FallocateFlags::empty(), 0, 1 << 20).unwrap();
+        let is_hole = lseek(&file, 0, Whence::SeekData) == Err(Errno::ENXIO);
+        let file = HostFile::from_file(file).unwrap();
+        assert_eq!(runtime.block_on(file.hole(&(0..1 << 20))).unwrap(), (is_hole, 1 << 20));
     }
 }

@@ -27,16 +27,16 @@ impl Plan {
         let mut arguments = std::env::args().skip(1);
         let (Some(task), Some(file), Some(count)) = (arguments.next(), arguments.next(), arguments.next())
         else {
-            panic!("usage: PROGRAM seqread|randread|seqwrite|randwrite FILE COUNT [BASE]")
+            refuse("arguments are missing")
         };
         let (write, len, step) = match task.as_str() {
             "seqread" => (false, 1024 * KIB, 1024 * KIB),
             "randread" => (false, 4 * KIB, 4 * KIB * STRIDE),
             "seqwrite" => (true, 64 * KIB, 64 * KIB),
             "randwrite" => (true, 4 * KIB, 4 * KIB * STRIDE),
-            other => panic!("unknown task {other:?}"),
+            other => refuse(&format!("unknown task {other:?}")),
         };
-        let count = count.parse().expect("COUNT is a number");
+        let Ok(count) = count.parse() else { refuse(&format!("{count:?} is no number of requests")) };
         Plan { write, len: len as usize, file, base: arguments.next(), step, count }
     }
 
@@ -57,6 +57,11 @@ impl Plan {
             std::slice::from_raw_parts_mut(start, self.len)
         }
     }
+}
+
+fn refuse(problem: &str) -> ! {
+    eprintln!("{problem}; usage: PROGRAM seqread|randread|seqwrite|randwrite FILE COUNT [BASE]");
+    std::process::exit(2);
 }
 
 /// Something of what was read, so that nobody can leave the reading out, and all programs can be compared.

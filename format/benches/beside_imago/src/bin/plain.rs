@@ -8,29 +8,30 @@ use std::os::unix::fs::FileExt;
 
 const CLUSTER: u64 = 64 << 10;
 
-fn main() {
+fn main() -> io::Result<()> {
     let plan = Plan::from_command_line();
-    let file = OpenOptions::new().read(true).write(plan.write).open(&plan.file).expect("the file opens");
-    let base = plan.base.as_ref().map(|base| File::open(base).expect("the base opens"));
-    let size = base.as_ref().unwrap_or(&file).metadata().expect("the file has a length").len();
+    let file = OpenOptions::new().read(true).write(plan.write).open(&plan.file)?;
+    let base = plan.base.as_ref().map(File::open).transpose()?;
+    let size = base.as_ref().unwrap_or(&file).metadata()?.len();
     let buffer = plan.buffer();
     let mut sum = Sum::default();
     for offset in plan.offsets(size) {
         let place = match &base {
-            Some(base) => copy_cluster(base, &file, offset).expect("a copy succeeds"),
+            Some(base) => copy_cluster(base, &file, offset)?,
             None => offset,
         };
         if plan.write {
-            file.write_all_at(buffer, place).expect("a write succeeds");
+            file.write_all_at(buffer, place)?;
         } else {
-            file.read_exact_at(buffer, offset).expect("a read succeeds");
+            file.read_exact_at(buffer, offset)?;
             sum.add(buffer);
         }
     }
     if plan.write {
-        file.sync_data().expect("a flush succeeds");
+        file.sync_data()?;
     }
     sum.report();
+    Ok(())
 }
 
 /// Copies the cluster around an offset, and returns where the offset is in the copy.
